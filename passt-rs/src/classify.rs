@@ -1,0 +1,1 @@
+//! Header to verdict: answer it ourselves, translate it, or drop it. Pure.

@@ -1,0 +1,113 @@
+//! Every reason to refuse a frame: one variant, one counter, one test that moves it.
+
+/// Why a frame or a datagram went no further. Names appear in `{"get":"stats"}` as snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum DropReason {
+    /// Headers that are cut short or contradict themselves.
+    Malformed,
+    /// A checksum that does not match.
+    Checksum,
+    /// Neither IPv4, IPv6 nor ARP.
+    EtherType,
+    /// A transport protocol we do not translate.
+    Protocol,
+    /// A source the guest does not own: loopback, multicast, unspecified outside DHCP and DAD.
+    Source,
+    /// A destination that cannot be reached through a socket: loopback, multicast groups, broadcast.
+    Destination,
+    /// An address family or service switched off on the command line.
+    Disabled,
+    /// A fragment that overlaps another, exceeds bounds or found no room.
+    Fragment,
+    /// A segment of no connection that asks for nothing (a RST, or while resets are rate limited).
+    NoFlow,
+    /// No room for another flow, half-open connection or descriptor.
+    FlowLimit,
+    /// A TCP segment outside the window, or with an acknowledgment of what was never sent.
+    Window,
+    /// No memory left for bytes the host side did not take yet; the guest retransmits.
+    SpillLimit,
+    /// The host's socket refused a datagram.
+    HostSend,
+    /// The guest's end of the cable had no room.
+    GuestFull,
+    /// A DHCP or NDP message that is not for us to answer.
+    NotForUs,
+    /// A segmentation kind that was never negotiated.
+    Offload,
+}
+
+impl DropReason {
+    pub const COUNT: usize = Self::ALL.len();
+
+    pub const ALL: [Self; 16] = [
+        Self::Malformed,
+        Self::Checksum,
+        Self::EtherType,
+        Self::Protocol,
+        Self::Source,
+        Self::Destination,
+        Self::Disabled,
+        Self::Fragment,
+        Self::NoFlow,
+        Self::FlowLimit,
+        Self::Window,
+        Self::SpillLimit,
+        Self::HostSend,
+        Self::GuestFull,
+        Self::NotForUs,
+        Self::Offload,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Checksum => "checksum",
+            Self::EtherType => "ether_type",
+            Self::Protocol => "protocol",
+            Self::Source => "source",
+            Self::Destination => "destination",
+            Self::Disabled => "disabled",
+            Self::Fragment => "fragment",
+            Self::NoFlow => "no_flow",
+            Self::FlowLimit => "flow_limit",
+            Self::Window => "window",
+            Self::SpillLimit => "spill_limit",
+            Self::HostSend => "host_send",
+            Self::GuestFull => "guest_full",
+            Self::NotForUs => "not_for_us",
+            Self::Offload => "offload",
+        }
+    }
+}
+
+/// How often each reason occurred.
+#[derive(Clone, Debug)]
+pub struct Drops([u64; DropReason::COUNT]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::COUNT])
+    }
+}
+
+impl Drops {
+    pub fn count(&mut self, reason: DropReason) {
+        if let Some(counter) = self.0.get_mut(reason as usize) {
+            *counter += 1;
+        }
+    }
+
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0.get(reason as usize).copied().unwrap_or(0)
+    }
+}
+
+const _: () = {
+    let mut at = 0;
+    while at < DropReason::COUNT {
+        assert!(DropReason::ALL[at] as usize == at, "ALL is in the order of declaration and complete");
+        at += 1;
+    }
+};

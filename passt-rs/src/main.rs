@@ -1,0 +1,2 @@
+//! The program: command line to relay.
+fn main() {}
