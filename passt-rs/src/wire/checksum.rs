@@ -10,7 +10,7 @@ pub struct Sum(u64);
 impl Sum {
     /// Adds bytes in network order, padding an odd end with zero.
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn with(self, bytes: &[u8]) -> Self {
         // Four lanes of 32-bit words, which the compiler turns into vector code; a lane of u64 holds
         // 2^32 words before it could overflow, frames have 2^14.
         let mut lanes = [0u64; 4];
@@ -34,7 +34,7 @@ impl Sum {
 
     /// Adds one 16-bit word.
     #[must_use]
-    pub fn add_word(self, word: u16) -> Self {
+    pub fn with_word(self, word: u16) -> Self {
         Self(self.0 + u64::from(word))
     }
 
@@ -42,8 +42,8 @@ impl Sum {
     /// Addresses of different families give a sum that matches nothing.
     pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, len: usize) -> Self {
         let sum = match (src, dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => Self::default().add(&src.octets()).add(&dst.octets()),
-            (IpAddr::V6(src), IpAddr::V6(dst)) => Self::default().add(&src.octets()).add(&dst.octets()),
+            (IpAddr::V4(src), IpAddr::V4(dst)) => Self::default().with(&src.octets()).with(&dst.octets()),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => Self::default().with(&src.octets()).with(&dst.octets()),
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Self::default(),
         };
         Self(sum.0 + u64::from(protocol) + (len as u64 & 0xffff) + (len as u64 >> 16))
@@ -91,20 +91,20 @@ mod tests {
     #[test]
     fn example_of_rfc_1071() {
         let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
-        assert_eq!(Sum::default().add(&bytes).partial(), 0xddf2);
+        assert_eq!(Sum::default().with(&bytes).partial(), 0xddf2);
     }
 
     proptest! {
         #[test]
         fn equals_the_definition(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
-            prop_assert_eq!(Sum::default().add(&bytes).finish(), reference(&bytes));
+            prop_assert_eq!(Sum::default().with(&bytes).finish(), reference(&bytes));
         }
 
         #[test]
         fn pieces_add_up(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..150) {
             let cut = (cut * 2).min(bytes.len() / 2 * 2);
             let (head, tail) = bytes.split_at(cut);
-            prop_assert_eq!(Sum::default().add(head).add(tail).finish(), reference(&bytes));
+            prop_assert_eq!(Sum::default().with(head).with(tail).finish(), reference(&bytes));
         }
     }
 }

@@ -139,7 +139,7 @@ fn parse_v4(bytes: &[u8], frame_len: usize) -> Result<IpHeaders, Malformed> {
     if ETHERNET_HEADER_LEN + total_len > frame_len {
         return Err(Malformed::Length);
     }
-    if Sum::default().add(header).finish() != 0 {
+    if Sum::default().with(header).finish() != 0 {
         return Err(Malformed::Checksum);
     }
     let flags_offset = u16::from_be_bytes([fixed[6], fixed[7]]);

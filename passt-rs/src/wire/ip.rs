@@ -47,7 +47,7 @@ pub fn emit_ip(buffer: &mut [u8], ip: &IpRepr, payload_len: usize) {
             header[10..12].fill(0);
             header[12..16].copy_from_slice(&src.octets());
             header[16..20].copy_from_slice(&dst.octets());
-            let sum = Sum::default().add(header).finish();
+            let sum = Sum::default().with(header).finish();
             header[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {

@@ -1,6 +1,7 @@
 //! TCP headers and options (RFC 9293 3.1, RFC 7323, RFC 2018).
 
 use std::fmt;
+use std::ops::{Add, AddAssign, Sub};
 
 /// Length of a TCP header without options.
 pub const HEADER_LEN: usize = 20;
@@ -14,16 +15,6 @@ pub const SACK_BLOCKS_MAX: usize = 4;
 pub struct Seq(pub u32);
 
 impl Seq {
-    #[must_use]
-    pub fn add(self, bytes: u32) -> Self {
-        Self(self.0.wrapping_add(bytes))
-    }
-
-    #[must_use]
-    pub fn sub(self, bytes: u32) -> Self {
-        Self(self.0.wrapping_sub(bytes))
-    }
-
     /// Bytes from `earlier` to this one; meaningful when `earlier` is not after it.
     pub fn since(self, earlier: Self) -> u32 {
         self.0.wrapping_sub(earlier.0)
@@ -46,6 +37,28 @@ impl Seq {
     #[must_use]
     pub fn min(self, other: Self) -> Self {
         if other.is_after(self) { self } else { other }
+    }
+}
+
+impl Add<u32> for Seq {
+    type Output = Self;
+
+    fn add(self, bytes: u32) -> Self {
+        Self(self.0.wrapping_add(bytes))
+    }
+}
+
+impl AddAssign<u32> for Seq {
+    fn add_assign(&mut self, bytes: u32) {
+        *self = *self + bytes;
+    }
+}
+
+impl Sub<u32> for Seq {
+    type Output = Self;
+
+    fn sub(self, bytes: u32) -> Self {
+        Self(self.0.wrapping_sub(bytes))
     }
 }
 
