@@ -104,6 +104,7 @@ impl Drops {
     }
 }
 
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
 const _: () = {
     let mut at = 0;
     while at < DropReason::COUNT {

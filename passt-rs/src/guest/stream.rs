@@ -1,0 +1,290 @@
+//! The stream transport: QEMU's `-netdev stream`, frames behind a 4-byte big-endian length.
+//!
+//! We listen, QEMU connects, and may disconnect and come back: a guest that reboots keeps its connection, a
+//! QEMU that restarts opens a new one. One guest at a time; while one is connected others are turned away.
+//! Frames carry no virtio-net header, so nothing is offloaded.
+
+use std::io;
+use std::io::IoSlice;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use rustix::event::epoll;
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::{FRAME_MAX, Full, Guest, Link, Offloads, Place, Received, Room, SLICES_MAX};
+use crate::wire::Offload;
+
+/// Bytes received at once; several of the largest frames.
+const INCOMING_LEN: usize = 512 * 1024;
+/// Frames towards the guest that wait for the socket; beyond this the relay is told that we are full.
+const OUTGOING_LEN: usize = 1024 * 1024;
+const PREFIX_LEN: usize = 4;
+
+/// The QEMU end of the cable.
+#[derive(Debug)]
+pub struct Stream {
+    listener: Option<UnixListener>,
+    connection: Option<UnixStream>,
+    registration: Option<(OwnedFd, u64)>,
+    incoming: Vec<u8>,
+    /// Bytes of `incoming` that hold data, and the first of them not yet given out.
+    filled: usize,
+    parsed: usize,
+    outgoing: Vec<u8>,
+    /// Bytes of `outgoing` that hold frames, and the first of them not yet sent.
+    queued: usize,
+    sent: usize,
+    /// EPOLLOUT is asked for.
+    waiting: bool,
+    link: Link,
+}
+
+impl Stream {
+    /// Serves whoever connects to `listener`.
+    pub fn listen(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self::new(Some(listener), None))
+    }
+
+    /// Serves one connection that is there already.
+    pub fn connected(connection: UnixStream) -> io::Result<Self> {
+        connection.set_nonblocking(true)?;
+        Ok(Self::new(None, Some(connection)))
+    }
+
+    fn new(listener: Option<UnixListener>, connection: Option<UnixStream>) -> Self {
+        Self {
+            listener,
+            connection,
+            registration: None,
+            incoming: vec![0; INCOMING_LEN],
+            filled: 0,
+            parsed: 0,
+            outgoing: vec![0; OUTGOING_LEN],
+            queued: 0,
+            sent: 0,
+            waiting: false,
+            link: Link::Unchanged,
+        }
+    }
+
+    /// Takes a waiting connection if none is served; turns others away.
+    fn accept(&mut self) {
+        while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
+            if self.connection.is_some() {
+                tracing::warn!("a second guest tried to connect; only one is served at a time");
+                continue;
+            }
+            if stream.set_nonblocking(true).is_err() || self.register(stream.as_fd()).is_err() {
+                tracing::warn!("cannot serve the guest that connected");
+                continue;
+            }
+            self.connection = Some(stream);
+            self.link = Link::Up;
+        }
+    }
+
+    fn register(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        if let Some((epoll, token)) = &self.registration {
+            epoll::add(epoll, fd, epoll::EventData::new_u64(*token), epoll::EventFlags::IN)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the connection and every byte in flight.
+    fn disconnect(&mut self) {
+        self.connection = None;
+        self.link = Link::Down;
+        (self.filled, self.parsed, self.queued, self.sent) = (0, 0, 0, 0);
+        self.waiting = false;
+    }
+
+    /// Next complete frame in `incoming`.
+    fn next_frame(&mut self) -> Option<Place> {
+        loop {
+            let bytes = self.incoming.get(self.parsed..self.filled)?;
+            let (prefix, rest) = bytes.split_first_chunk::<PREFIX_LEN>()?;
+            let len = usize::try_from(u32::from_be_bytes(*prefix)).ok()?;
+            if len > FRAME_MAX {
+                tracing::warn!(
+                    "the guest sent a frame of {len} bytes, the limit is {FRAME_MAX}; disconnecting"
+                );
+                self.disconnect();
+                return None;
+            }
+            if rest.len() < len {
+                return None;
+            }
+            let offset = self.parsed + PREFIX_LEN;
+            self.parsed = offset + len;
+            if len == 0 {
+                continue;
+            }
+            return Some(Place {
+                buffer: 0,
+                offset: u32::try_from(offset).ok()?,
+                len: u32::try_from(len).ok()?,
+            });
+        }
+    }
+
+    /// Moves an unfinished frame to the front and receives behind it. `false`: nothing came.
+    fn refill(&mut self) -> bool {
+        self.incoming.copy_within(self.parsed..self.filled, 0);
+        self.filled -= self.parsed;
+        self.parsed = 0;
+        let Some(connection) = &self.connection else { return false };
+        let Some(space) = self.incoming.get_mut(self.filled..) else { return false };
+        match rustix::net::recv(connection, space, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => self.disconnect(),
+            Ok((received, _)) => {
+                self.filled += received;
+                return true;
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                tracing::debug!("guest connection: {error}");
+                self.disconnect();
+            }
+        }
+        false
+    }
+
+    fn wait_for_room(&mut self, wait: bool) {
+        let (Some((epoll, token)), Some(connection)) = (&self.registration, &self.connection) else { return };
+        if self.waiting != wait {
+            let out = if wait { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
+            let flags = epoll::EventFlags::IN | out;
+            self.waiting =
+                wait && epoll::modify(epoll, connection, epoll::EventData::new_u64(*token), flags).is_ok();
+            if !wait {
+                let _ = epoll::modify(epoll, connection, epoll::EventData::new_u64(*token), flags);
+            }
+        }
+    }
+}
+
+impl Guest for Stream {
+    fn attach(&mut self, epoll: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        self.registration = Some((epoll.try_clone_to_owned()?, token));
+        if let Some(listener) = &self.listener {
+            self.register(listener.as_fd())?;
+        }
+        if let Some(connection) = &self.connection {
+            self.register(connection.as_fd())?;
+            self.link = Link::Up;
+        }
+        Ok(())
+    }
+
+    fn on_event(&mut self) {
+        self.flush();
+        self.accept();
+    }
+
+    fn take_link(&mut self) -> Link {
+        std::mem::replace(&mut self.link, Link::Unchanged)
+    }
+
+    fn offloads(&self) -> Offloads {
+        Offloads::default()
+    }
+
+    fn receive(&mut self) -> Option<Received> {
+        let place = match self.next_frame() {
+            Some(place) => place,
+            None => {
+                if !self.refill() {
+                    return None;
+                }
+                self.next_frame()?
+            }
+        };
+        Some(Received { place, offload: Some(Offload::default()) })
+    }
+
+    fn head(&self, place: Place) -> &[u8] {
+        let start = place.offset as usize;
+        self.incoming.get(start..start + place.len()).unwrap_or_default()
+    }
+
+    fn gather<'a>(
+        &'a self,
+        place: Place,
+        range: Range<usize>,
+        slices: &mut [IoSlice<'a>; SLICES_MAX],
+    ) -> usize {
+        slices[0] = IoSlice::new(self.head(place).get(range).unwrap_or_default());
+        1
+    }
+
+    /// Frames stay where they are until the next `recv`, which happens when all received ones are given out.
+    fn hold(&mut self, _place: Place) -> bool {
+        let rest = self.incoming.get(self.parsed..self.filled).unwrap_or_default();
+        rest.split_first_chunk::<PREFIX_LEN>()
+            .is_some_and(|(prefix, rest)| rest.len() >= u32::from_be_bytes(*prefix) as usize)
+    }
+
+    fn release(&mut self) {}
+
+    fn reserve(&mut self, headers: usize, payload: usize) -> Option<Room<'_>> {
+        let start = self.queued + PREFIX_LEN;
+        let room = self.outgoing.get_mut(start..start + headers + payload)?;
+        let (headers, payload) = room.split_at_mut_checked(headers)?;
+        Some(Room { headers, payload })
+    }
+
+    fn publish(&mut self, _offload: Offload, headers: usize, payload: usize) {
+        let len = headers + payload;
+        if self.connection.is_none() {
+            return;
+        }
+        let prefix = u32::try_from(len).unwrap_or(0).to_be_bytes();
+        if let Some(place) = self.outgoing.get_mut(self.queued..self.queued + PREFIX_LEN) {
+            place.copy_from_slice(&prefix);
+            self.queued += PREFIX_LEN + len;
+        }
+    }
+
+    fn send(&mut self, offload: Offload, headers: &[u8], payload: &[IoSlice<'_>]) -> Result<(), Full> {
+        let len = payload.iter().map(|slice| slice.len()).sum();
+        let room = self.reserve(headers.len(), len).ok_or(Full)?;
+        room.headers.copy_from_slice(headers);
+        let mut rest = room.payload;
+        for slice in payload {
+            let (place, behind) = rest.split_at_mut_checked(slice.len()).ok_or(Full)?;
+            place.copy_from_slice(slice);
+            rest = behind;
+        }
+        self.publish(offload, headers.len(), len);
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        while self.sent < self.queued {
+            let Some(connection) = &self.connection else { return };
+            let bytes = self.outgoing.get(self.sent..self.queued).unwrap_or_default();
+            match rustix::net::send(connection, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => self.sent += sent,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    // Make room for more behind what waits.
+                    self.outgoing.copy_within(self.sent..self.queued, 0);
+                    self.queued -= self.sent;
+                    self.sent = 0;
+                    self.wait_for_room(true);
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!("guest connection: {error}");
+                    self.disconnect();
+                    return;
+                }
+            }
+        }
+        (self.queued, self.sent) = (0, 0);
+        self.wait_for_room(false);
+    }
+}
