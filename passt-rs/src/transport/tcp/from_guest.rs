@@ -1,0 +1,210 @@
+//! The guest's stream towards the host: sequence space, window, out-of-order bytes.
+//!
+//! Every byte up to the promised edge has a place: the host's socket or the spill. Positions in the spill
+//! count from [`Receive::taken`], the first byte that the socket did not take.
+
+use crate::wire::tcp::{SackBlocks, Seq};
+
+use super::WINDOW_SCALE;
+use super::ranges::Ranges;
+
+/// Out-of-order ranges we keep; the guest retransmits what lies beyond.
+const AHEAD_MAX: usize = 4;
+/// SACK blocks that we send; newest information first is not needed for so few (RFC 2018 4).
+const SACK_SENT_MAX: usize = 3;
+
+/// How far the guest's direction is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inbound {
+    Open,
+    /// The guest's FIN is in order; the host's socket may still owe us room for what precedes it.
+    Finished,
+    /// The host's socket was shut for writing.
+    Shut,
+}
+
+/// Payload bytes of a segment to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Take {
+    /// Leading payload bytes that we have already.
+    pub skip: u32,
+    pub len: u32,
+    /// Place of the first kept byte, counted from the first byte that the host's socket did not take. 0: it
+    /// may go to the socket at once.
+    pub offset: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receive {
+    state: Inbound,
+    /// Next byte expected from the guest; all before it are ours to keep. Counts the FIN once it is in order.
+    next: Seq,
+    /// First byte that the host's socket did not take.
+    taken: Seq,
+    /// End of the window last promised to the guest; never moves back (RFC 9293 3.8.6).
+    edge: Seq,
+    /// Where the guest's FIN stands, once seen.
+    fin: Option<Seq>,
+    ahead: Ranges<AHEAD_MAX>,
+    /// Both ends scale windows.
+    scaled: bool,
+    /// Bytes between `taken` and a new edge.
+    capacity: u32,
+}
+
+impl Receive {
+    pub(super) fn new(capacity: u32) -> Self {
+        Self {
+            state: Inbound::Open,
+            next: Seq(0),
+            taken: Seq(0),
+            edge: Seq(0),
+            fin: None,
+            ahead: Ranges::default(),
+            scaled: false,
+            capacity,
+        }
+    }
+
+    /// The guest's first byte is `first`.
+    pub(super) fn start(&mut self, first: Seq, scaled: bool, capacity: u32) {
+        self.capacity = if scaled { capacity } else { capacity.min(u32::from(u16::MAX)) };
+        self.scaled = scaled;
+        (self.next, self.taken) = (first, first);
+        self.edge = first + self.capacity.min(u32::from(u16::MAX));
+    }
+
+    /// What a SYN will offer before the guest's own is known.
+    pub(super) fn offer(&mut self, capacity: u32) {
+        self.capacity = capacity;
+    }
+
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    pub(super) fn set_capacity(&mut self, capacity: u32) {
+        self.capacity = if self.scaled { capacity } else { capacity.min(u32::from(u16::MAX)) };
+    }
+
+    pub(super) fn state(&self) -> Inbound {
+        self.state
+    }
+
+    fn set_state(&mut self, state: Inbound) {
+        tracing::trace!("from guest: {:?} => {state:?}", self.state);
+        self.state = state;
+    }
+
+    pub(super) fn next(&self) -> Seq {
+        self.next
+    }
+
+    pub(super) fn is_scaled(&self) -> bool {
+        self.scaled
+    }
+
+    pub(super) fn syn_window(&self) -> u16 {
+        u16::try_from(self.capacity).unwrap_or(u16::MAX)
+    }
+
+    /// RFC 9293 3.10.7.4, table of acceptable segments.
+    pub(super) fn is_acceptable(&self, seq: Seq, len: u32) -> bool {
+        let in_window = |seq: Seq| seq.is_at_or_after(self.next) && self.edge.is_after(seq);
+        if len == 0 {
+            return seq == self.next || in_window(seq);
+        }
+        in_window(seq) || in_window(seq + (len - 1))
+    }
+
+    /// What to keep of an acceptable segment; remembers where its FIN stands.
+    pub(super) fn plan(&mut self, seq: Seq, payload: u32, fin: bool) -> Option<Take> {
+        if self.state != Inbound::Open {
+            return None;
+        }
+        let end = seq + payload;
+        if fin && self.edge.is_at_or_after(end) {
+            self.fin.get_or_insert(end);
+            if payload == 0 && end == self.next {
+                self.finish();
+            }
+        }
+        let start = seq.max(self.next);
+        let end = end.min(self.edge).min(self.fin.unwrap_or(end));
+        if !end.is_after(start) {
+            return None;
+        }
+        Some(Take { skip: start.since(seq), len: end.since(start), offset: start.since(self.taken) })
+    }
+
+    pub(super) fn took(&mut self, take: &Take, to_socket: u32, stored: u32) {
+        let start = self.taken + take.offset;
+        let end = start + to_socket + stored;
+        if start == self.next {
+            self.taken += to_socket;
+            self.next = end;
+            while let Some((left, right)) = self.ahead.as_slice().first().copied() {
+                if left.is_after(self.next) {
+                    break;
+                }
+                self.next = self.next.max(right);
+                self.ahead.remove_below(self.next);
+            }
+        } else {
+            // No room for another range: the bytes stay in the spill unnamed and come again.
+            self.ahead.insert(start, end);
+        }
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        if self.fin == Some(self.next) && self.state == Inbound::Open {
+            self.next += 1;
+            self.ahead.clear();
+            self.set_state(Inbound::Finished);
+        }
+    }
+
+    /// `true`: the window opened enough to tell the guest (RFC 9293 3.8.6.2.2).
+    pub(super) fn drained(&mut self, bytes: u32, mss: u32) -> bool {
+        self.taken += bytes;
+        let promised = self.edge.since(self.next);
+        let growth = (self.taken + self.capacity).since(self.edge);
+        let growth = if (self.taken + self.capacity).is_after(self.edge) { growth } else { 0 };
+        growth >= (self.capacity / 2).min(2 * mss) || (promised == 0 && self.spilled() == 0)
+    }
+
+    pub(super) fn spilled(&self) -> u32 {
+        let fin = u32::from(self.state != Inbound::Open);
+        self.next.since(self.taken) - fin.min(self.next.since(self.taken))
+    }
+
+    pub(super) fn shut(&mut self) {
+        self.taken = self.next;
+        self.set_state(Inbound::Shut);
+    }
+
+    /// Acknowledgment number and window field to send now; promises the window.
+    pub(super) fn acknowledge(&mut self) -> (Seq, u16) {
+        let edge = self.edge.max(self.taken + self.capacity);
+        let window = edge.since(self.next);
+        let (field, promised) = if self.scaled {
+            let field = u16::try_from(window >> WINDOW_SCALE).unwrap_or(u16::MAX);
+            (field, u32::from(field) << WINDOW_SCALE)
+        } else {
+            let field = u16::try_from(window).unwrap_or(u16::MAX);
+            (field, u32::from(field))
+        };
+        // Rounding down must not take back what was promised before.
+        self.edge = self.edge.max(self.next + promised);
+        (self.next, field)
+    }
+
+    pub(super) fn sack_blocks(&self) -> SackBlocks {
+        let mut blocks = SackBlocks::default();
+        for (left, right) in self.ahead.as_slice().iter().take(SACK_SENT_MAX) {
+            blocks.push(*left, *right);
+        }
+        blocks
+    }
+}
