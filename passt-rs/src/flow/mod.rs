@@ -1,1 +1,4 @@
 //! flow
+
+pub mod forward;
+pub mod nat;
