@@ -5,6 +5,8 @@
 
 mod key;
 mod table;
+pub mod nat;
+pub mod forward;
 
 pub use key::{Endpoint, Key, Protocol};
 pub use table::{FlowId, Table, TableFull};
