@@ -12,3 +12,7 @@ pub mod classify;
 pub mod transport;
 pub mod guest;
 pub mod host;
+pub mod capture;
+pub mod stats;
+pub mod control;
+pub mod relay;

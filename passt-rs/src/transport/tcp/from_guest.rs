@@ -200,6 +200,10 @@ impl Receive {
         (self.next, field)
     }
 
+    pub(super) fn holds_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
     pub(super) fn sack_blocks(&self) -> SackBlocks {
         let mut blocks = SackBlocks::default();
         for (left, right) in self.ahead.as_slice().iter().take(SACK_SENT_MAX) {

@@ -40,7 +40,7 @@ mod tests;
 
 use crate::drop_reason::DropReason;
 use crate::time::Instant;
-use crate::wire::tcp::{Flags, Segment, Seq};
+use crate::wire::tcp::{Flags, SackBlocks, Segment, Seq};
 
 use from_guest::Receive;
 pub use from_guest::{Inbound, Take};
@@ -388,6 +388,20 @@ impl Connection {
             segment.sack = self.receive.sack_blocks();
         }
         segment
+    }
+
+    /// A header in front of data or FIN. Bytes that came out of order keep the ACK owed: only a bare one has
+    /// room to report them.
+    pub fn data_header(&mut self, seq: Seq, flags: Flags) -> Segment {
+        let owed = self.ack_due && self.receive.holds_ahead();
+        let segment = Segment { sack: SackBlocks::default(), ..self.header(seq, flags) };
+        self.ack_due = owed;
+        segment
+    }
+
+    /// Bytes from the guest lie in the spill that arrived ahead of their turn.
+    pub fn holds_ahead(&self) -> bool {
+        self.receive.holds_ahead()
     }
 
     /// A bare acknowledgment.

@@ -1,0 +1,182 @@
+//! What every flow needs at hand while it works: the cable, readiness, timers, memory, counters.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::answer;
+use crate::capture::Capture;
+use crate::drop_reason::{DropReason, Drops};
+use crate::flow::FlowId;
+use crate::guest::Guest;
+use crate::host::epoll::Epoll;
+use crate::host::{clock, tcp};
+use crate::stats::{CableCounters, TcpCounters};
+use crate::time::{Instant, Wheel};
+use crate::wire::{Mac, Offload};
+
+use super::Settings;
+use super::cable::Cable;
+use super::spill::Spill;
+
+/// What one VM may use. At a limit new work is refused and old work goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows of all kinds.
+    pub flows: usize,
+    /// Accepted connections that the guest did not answer yet.
+    pub half_open: usize,
+    /// Memory for bytes that host sockets do not take, all flows together.
+    pub spill_bytes: usize,
+    /// The same for one flow; also the largest window it is offered.
+    pub spill_per_flow_bytes: u32,
+    /// Memory for fragments of incomplete datagrams.
+    pub reassembly_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            flows: 131_072,
+            half_open: 1024,
+            spill_bytes: 64 << 20,
+            spill_per_flow_bytes: 4 << 20,
+            reassembly_bytes: 1 << 20,
+        }
+    }
+}
+
+/// Window for flows while the spill is short.
+const SHORT_CAPACITY: u32 = 64 * 1024;
+/// Time between unsolicited router advertisements (RFC 4861 6.2.1, MaxRtrAdvInterval's default).
+const ADVERTISEMENT_INTERVAL: Duration = Duration::from_secs(600);
+
+/// What becomes of a flow after something happened to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Keep,
+    /// Both directions ended in order.
+    Finished,
+    /// The peer is to see a RST.
+    ResetHost,
+}
+
+/// The parts of a relay that flows share.
+#[derive(Debug)]
+pub(super) struct Core<G> {
+    pub(super) cable: Cable<G>,
+    pub(super) epoll: Epoll,
+    /// Read once per turn.
+    pub(super) now: Instant,
+    pub(super) wheel: Wheel,
+    pub(super) settings: Settings,
+    pub(super) spill: Spill,
+    pub(super) drops: Drops,
+    pub(super) tcp: TcpCounters,
+    /// Flows to settle this turn; each knows whether it is listed.
+    pub(super) later: Vec<FlowId>,
+    /// Flows that wait for room at the guest's end.
+    blocked: Vec<FlowId>,
+    /// Accepted connections that the guest did not answer yet.
+    pub(super) half_open: usize,
+    /// Peeks can start behind the head of a queue; otherwise `scratch` takes what lies before.
+    pub(super) has_peek_offset: bool,
+    pub(super) scratch: Vec<u8>,
+    /// Reply being built.
+    pub(super) reply: Vec<u8>,
+    /// Given up for a moment to refuse a connection for which no descriptor is left.
+    pub(super) spare: Option<OwnedFd>,
+    /// When the next unsolicited router advertisement is due.
+    advertise_at: Option<Instant>,
+}
+
+impl<G: Guest> Core<G> {
+    pub(super) fn new(guest: G, epoll: Epoll, settings: Settings, capture: Option<Capture>) -> Self {
+        let now = clock::now();
+        let has_peek_offset = tcp::has_peek_offset();
+        let cable = Cable {
+            guest,
+            capture,
+            counters: CableCounters::default(),
+            our_mac: settings.network.our_mac,
+            guest_mac: settings.guest_mac.unwrap_or(Mac::BROADCAST),
+        };
+        Self {
+            cable,
+            epoll,
+            now,
+            wheel: Wheel::new(now),
+            spill: Spill::new(settings.limits.spill_bytes),
+            settings,
+            drops: Drops::default(),
+            tcp: TcpCounters::default(),
+            later: Vec::new(),
+            blocked: Vec::new(),
+            half_open: 0,
+            has_peek_offset,
+            scratch: if has_peek_offset { Vec::new() } else { vec![0; tcp::SKIP_MAX] },
+            reply: Vec::new(),
+            spare: spare_descriptor(),
+            advertise_at: None,
+        }
+    }
+
+    /// The window a flow may be offered now.
+    pub(super) fn capacity(&self) -> u32 {
+        let most = self.settings.limits.spill_per_flow_bytes;
+        if self.spill.is_short() { most.min(SHORT_CAPACITY) } else { most }
+    }
+
+    /// The guest's end has no room: `id` goes on when it has.
+    pub(super) fn block(&mut self, id: FlowId) {
+        self.blocked.push(id);
+    }
+
+    pub(super) fn resume_blocked(&mut self) {
+        self.later.append(&mut self.blocked);
+    }
+
+    /// Sends the reply in `self.reply`.
+    pub(super) fn send_reply(&mut self) {
+        if !self.reply.is_empty() && self.cable.send(Offload::default(), &self.reply, &[]).is_err() {
+            self.drops.count(DropReason::GuestFull);
+        }
+    }
+
+    /// A guest was attached: forget the address of the last one and announce ourselves.
+    pub(super) fn on_link_up(&mut self) {
+        self.cable.counters.link_ups += 1;
+        self.cable.guest_mac = self.settings.guest_mac.unwrap_or(Mac::BROADCAST);
+        tracing::info!("the guest's end of the cable is up");
+        for announce in [answer::announce::arp, answer::announce::neighbor] {
+            if announce(&self.settings.network, &mut self.reply).is_ok() {
+                self.send_reply();
+            }
+        }
+        self.advertise();
+    }
+
+    /// Sends a router advertisement and plans the next.
+    fn advertise(&mut self) {
+        self.advertise_at = None;
+        if answer::ndp::advertisement(&self.settings.network, &mut self.reply).is_ok() {
+            self.send_reply();
+            self.advertise_at = Some(self.now + ADVERTISEMENT_INTERVAL);
+        }
+    }
+
+    pub(super) fn announcements_due(&self) -> Option<Duration> {
+        self.advertise_at.map(|at| at.since(self.now))
+    }
+
+    pub(super) fn announce_periodically(&mut self) {
+        if self.advertise_at.is_some_and(|at| at <= self.now) {
+            self.advertise();
+        }
+    }
+}
+
+/// A descriptor that is only held.
+pub(super) fn spare_descriptor() -> Option<OwnedFd> {
+    File::open("/dev/null").ok().map(OwnedFd::from)
+}

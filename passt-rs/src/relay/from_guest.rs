@@ -1,0 +1,173 @@
+//! Frames from the guest: view, classify, then answer, translate or drop.
+
+use std::net::SocketAddr;
+
+use crate::classify::{self, Verdict};
+use crate::drop_reason::DropReason;
+use crate::flow::nat::is_unreachable;
+use crate::flow::{Endpoint, Key, Protocol};
+use crate::guest::{Guest, Place};
+use crate::host::tcp as host_tcp;
+use crate::host::tcp::Connecting;
+use crate::transport::tcp::{Connection, Parameters, refuse};
+use crate::wire::tcp::{Flags, Segment, Seq};
+use crate::wire::{Headers, IpHeaders};
+
+use super::core::Core;
+use super::tcp::{Initiator, TcpFlow};
+use super::token::Token;
+use super::{Flow, Relay};
+
+/// Frames and bytes taken from the guest before flows are settled: enough to batch, little enough that the
+/// guest hears of progress while it still has window left.
+const BATCH_FRAMES: usize = 64;
+const BATCH_BYTES: usize = 256 * 1024;
+
+impl<G: Guest> Relay<G> {
+    /// Takes what the guest has sent, up to a batch; level-triggered readiness brings us back for the rest.
+    pub(super) fn frames_from_guest(&mut self) {
+        let mut bytes = 0;
+        for _ in 0..BATCH_FRAMES {
+            let Some(received) = self.core.cable.receive() else { break };
+            bytes += received.place.len();
+            let Some(offload) = received.offload else {
+                self.core.drops.count(DropReason::Offload);
+                continue;
+            };
+            let head = self.core.cable.guest.head(received.place);
+            match classify::frame(head, received.place.len(), &offload, &self.core.settings.network) {
+                Ok((headers, verdict)) => self.on_frame(received.place, &headers, verdict),
+                Err(reason) => self.core.drops.count(reason),
+            }
+            if bytes >= BATCH_BYTES {
+                break;
+            }
+        }
+    }
+
+    fn on_frame(&mut self, place: Place, headers: &Headers, verdict: Verdict) {
+        self.core.cable.guest_mac = headers.src;
+        match verdict {
+            Verdict::Answer(request) => {
+                let core = &mut self.core;
+                let frame = core.cable.guest.head(place);
+                match request.answer(&core.settings.network, frame, &mut core.reply) {
+                    Ok(()) => core.send_reply(),
+                    Err(reason) => core.drops.count(reason),
+                }
+            }
+            Verdict::Tcp(ip, segment, header_len) => self.on_tcp(place, &ip, &segment, header_len),
+        }
+    }
+
+    fn on_tcp(&mut self, place: Place, ip: &IpHeaders, segment: &Segment, header_len: usize) {
+        let key = Key {
+            protocol: Protocol::Tcp,
+            guest: Endpoint::new(ip.src, segment.src_port),
+            peer: Endpoint::new(ip.dst, segment.dst_port),
+        };
+        let payload = ip.transport + header_len..ip.end;
+        let Some(id) = self.find(&key) else {
+            self.on_unknown_tcp(&key, segment, payload.len());
+            return;
+        };
+        let Some((_, flow)) = self.flows.get_mut(id) else { return };
+        let Flow::Tcp(flow) = flow;
+        let fate = flow.on_segment(&mut self.core, id, place, segment, payload);
+        self.apply(id, fate);
+    }
+
+    fn on_unknown_tcp(&mut self, key: &Key, segment: &Segment, payload: usize) {
+        let opens =
+            segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) && !segment.flags.has(Flags::RST);
+        if !self.core.settings.protocols.tcp {
+            self.core.drops.count(DropReason::Disabled);
+        } else if opens {
+            if let Err(refusal) = self.connect(key, segment) {
+                refusal.tell(&mut self.core, key, segment);
+            }
+        } else {
+            self.core.drops.count(DropReason::NoFlow);
+            send_refusal(&mut self.core, key, segment, payload);
+        }
+    }
+
+    /// The guest's SYN becomes a socket's `connect`.
+    fn connect(&mut self, key: &Key, syn: &Segment) -> Result<(), Refusal> {
+        if is_unreachable(key.peer.address) {
+            return Err(Refusal::Silent(DropReason::Destination));
+        }
+        let to = self.core.settings.nat.to_host(SocketAddr::from(key.peer));
+        let socket = host_tcp::open(&to).map_err(|_| Refusal::Limit)?;
+        let configured = socket.configure(self.core.has_peek_offset);
+        configured.map_err(|_| Refusal::Limit)?;
+        let connecting = socket.connect(&to);
+        if let Connecting::Failed(error) = connecting {
+            return Err(Refusal::Connect(error));
+        }
+        let parameters = self.tcp_parameters(key);
+        let connection = Connection::from_guest_syn(self.core.now, syn, &parameters);
+        let flow = TcpFlow::new(connection, socket, Initiator::Guest, parameters.isn, self.core.now);
+        self.insert_tcp(key, flow).map_err(|()| Refusal::Limit)?;
+        self.core.tcp.from_guest_total += 1;
+        tracing::debug!("tcp {} -> {} ({to})", key.guest, key.peer);
+        Ok(())
+    }
+
+    /// Puts a flow into the table and watches its socket.
+    pub(super) fn insert_tcp(&mut self, key: &Key, flow: TcpFlow) -> Result<crate::flow::FlowId, ()> {
+        let id = self.flows.insert(*key, Flow::Tcp(flow)).map_err(|_| ())?;
+        let Some((_, Flow::Tcp(flow))) = self.flows.get(id) else { return Err(()) };
+        if self.core.epoll.watch_edges(flow.socket(), Token::Flow(id).pack()).is_err() {
+            self.flows.remove(id);
+            return Err(());
+        }
+        Ok(id)
+    }
+
+    /// What a new connection with the ends of `key` starts from.
+    pub(super) fn tcp_parameters(&self, key: &Key) -> Parameters {
+        // RFC 6528: a keyed hash of the ends plus a clock of 4 microseconds.
+        let hash = self.flows.hash_of(key);
+        let clock = self.core.now.as_micros() / 4;
+        let isn = Seq(u32::try_from((hash.wrapping_add(clock)) & 0xffff_ffff).unwrap_or(0));
+        let ipv6 = key.peer.address.is_ipv6();
+        let headers = if ipv6 { 60 } else { 40 };
+        Parameters { isn, link_mss: self.core.settings.mtu - headers, ipv6, capacity: self.core.capacity() }
+    }
+}
+
+/// Why a SYN was not followed.
+enum Refusal {
+    Silent(DropReason),
+    /// Descriptors, memory or flows are exhausted.
+    Limit,
+    Connect(rustix::io::Errno),
+}
+
+impl Refusal {
+    fn tell<G: Guest>(&self, core: &mut Core<G>, key: &Key, syn: &Segment) {
+        match self {
+            Self::Silent(reason) => core.drops.count(*reason),
+            Self::Limit => {
+                core.drops.count(DropReason::FlowLimit);
+                core.tcp.refused_at_limit_total += 1;
+                send_refusal(core, key, syn, 0);
+            }
+            Self::Connect(error) => {
+                tracing::debug!("{} -> {}: {error}", key.guest, key.peer);
+                core.tcp.connect_failures_total += 1;
+                send_refusal(core, key, syn, 0);
+            }
+        }
+    }
+}
+
+/// Answers a segment of no connection with a reset.
+fn send_refusal<G: Guest>(core: &mut Core<G>, key: &Key, segment: &Segment, payload: usize) {
+    let Some(reset) = refuse(segment, u32::try_from(payload).unwrap_or(0)) else { return };
+    core.tcp.resets_to_guest_total += 1;
+    if core.cable.send_tcp(key, &reset).is_err() {
+        core.drops.count(DropReason::GuestFull);
+    }
+}

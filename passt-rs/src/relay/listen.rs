@@ -1,0 +1,109 @@
+//! Forwarded ports: connections from outside become connections to the guest.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::flow::{Endpoint, Key, Protocol};
+use crate::guest::Guest;
+use crate::host::tcp::{Accepted, Socket, accept};
+use crate::transport::tcp::Connection;
+
+use super::Relay;
+use super::tcp::{Initiator, TcpFlow};
+
+/// Connections accepted from one listener before others get their turn.
+const ACCEPT_BATCH: usize = 64;
+
+/// The protocol of a forwarded port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proto {
+    Tcp,
+    Udp,
+}
+
+/// A listening socket and the guest's port behind it.
+#[derive(Debug)]
+pub struct Listening {
+    pub protocol: Proto,
+    pub socket: OwnedFd,
+    pub guest_port: u16,
+}
+
+impl Listening {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl<G: Guest> Relay<G> {
+    pub(super) fn on_listener(&mut self, index: u32) {
+        for _ in 0..ACCEPT_BATCH {
+            let Some(listener) = self.listening.get(index as usize) else { return };
+            let guest_port = listener.guest_port;
+            match accept(listener.fd()) {
+                Accepted::Connection { socket, peer, ours } => {
+                    self.on_accepted(socket, peer, ours, guest_port)
+                }
+                Accepted::Nothing => return,
+                Accepted::Exhausted => {
+                    self.refuse_one(index);
+                }
+                Accepted::Failed(error) => {
+                    tracing::warn!("accept: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_accepted(&mut self, socket: Socket, peer: SocketAddr, _ours: SocketAddr, guest_port: u16) {
+        if self.core.half_open >= self.core.settings.limits.half_open {
+            self.core.tcp.refused_at_limit_total += 1;
+            socket.reset();
+            return;
+        }
+        let Some(key) = self.inbound_key(Protocol::Tcp, peer, guest_port) else {
+            socket.reset();
+            return;
+        };
+        if socket.configure(self.core.has_peek_offset).is_err() || self.find(&key).is_some() {
+            // The same ends twice: an old connection the guest still has. The peer may try another port.
+            socket.reset();
+            return;
+        }
+        let parameters = self.tcp_parameters(&key);
+        let connection = Connection::from_host_accept(self.core.now, &parameters);
+        let flow = TcpFlow::new(connection, socket, Initiator::Host, parameters.isn, self.core.now);
+        let Ok(id) = self.insert_tcp(&key, flow) else {
+            self.core.tcp.refused_at_limit_total += 1;
+            return;
+        };
+        self.core.half_open += 1;
+        self.core.tcp.from_host_total += 1;
+        tracing::debug!("tcp {} -> {} (from {peer})", key.peer, key.guest);
+        if let Some((_, super::Flow::Tcp(flow))) = self.flows.get_mut(id) {
+            flow.send_syn(&mut self.core, &key);
+            flow.set_timer(&mut self.core, id);
+        }
+    }
+
+    /// The ends of a flow from `peer`, as the guest is to see them.
+    pub(super) fn inbound_key(&self, protocol: Protocol, peer: SocketAddr, guest_port: u16) -> Option<Key> {
+        let nat = &self.core.settings.nat;
+        let peer = nat.source_seen_by_guest(peer)?;
+        let guest = nat.guest_address_for(peer.ip())?;
+        Some(Key { protocol, guest: Endpoint::new(guest, guest_port), peer: Endpoint::from(peer) })
+    }
+
+    /// No descriptor is left for a waiting connection: give up the spare one for a moment, so that the peer
+    /// is refused at once instead of waiting, and the listener does not spin.
+    fn refuse_one(&mut self, index: u32) {
+        self.core.tcp.refused_at_limit_total += 1;
+        let Some(listener) = self.listening.get(index as usize) else { return };
+        self.core.spare = None;
+        if let Accepted::Connection { socket, .. } = accept(listener.fd()) {
+            socket.reset();
+        }
+        self.core.spare = super::core::spare_descriptor();
+    }
+}

@@ -1,0 +1,239 @@
+//! The only module that sees both ends: events in, frames and socket calls out.
+//!
+//! One turn of [`Relay::run`]: wait, then (1) take frames from the guest ([`from_guest`]), (2) note which host
+//! sockets are ready ([`tcp`], [`listen`]), (3) fire timers, (4) settle every flow that something happened to,
+//! once each: give the host's socket what waits, free what the guest acknowledged, send what the guest's
+//! window allows, acknowledge. A burst thus costs one acknowledgment and one discard per flow.
+//!
+//! A relay is one worker: one thread, one epoll, one flow table, nothing shared.
+
+mod cable;
+mod control;
+mod core;
+mod from_guest;
+mod listen;
+mod spill;
+mod tcp;
+mod token;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use crate::answer::Network;
+use crate::capture::Capture;
+use crate::control::Control;
+use crate::flow::nat::Nat;
+use crate::flow::{FlowId, Key, Table};
+use crate::guest::{Guest, Link};
+use crate::host::clock;
+use crate::host::epoll::{Epoll, Ready};
+use crate::wire::Mac;
+
+pub use self::core::Limits;
+use self::core::{Core, Fate};
+pub use listen::{Listening, Proto};
+use tcp::TcpFlow;
+use token::Token;
+
+/// Everything a relay needs to know; small values, resolved before it starts.
+#[derive(Debug)]
+pub struct Settings {
+    pub network: Network,
+    pub nat: Nat,
+    /// MTU of the cable in bytes of IP packet.
+    pub mtu: u16,
+    pub protocols: Protocols,
+    pub limits: Limits,
+    /// The guest's address if it is known before it speaks.
+    pub guest_mac: Option<Mac>,
+    /// End when the guest's end of the cable goes away.
+    pub one_off: bool,
+    /// Key of the flow hash and of initial sequence numbers; must be random.
+    pub secret: [u8; 16],
+}
+
+/// Which protocols are translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    pub tcp: bool,
+    pub udp: bool,
+    pub icmp: bool,
+}
+
+/// What is opened before privileges go, and handed over.
+#[derive(Debug, Default)]
+pub struct Opened {
+    pub listening: Vec<Listening>,
+    pub capture: Option<Capture>,
+    pub control: Option<Control>,
+    /// Readable when the program is to end.
+    pub stop: Option<OwnedFd>,
+}
+
+/// One flow of any kind.
+#[derive(Debug)]
+enum Flow {
+    Tcp(TcpFlow),
+}
+
+/// A whole translator over the transport `G`.
+#[derive(Debug)]
+pub struct Relay<G> {
+    core: Core<G>,
+    flows: Table<Flow>,
+    listening: Vec<Listening>,
+    control: Option<Control>,
+    stop: Option<OwnedFd>,
+    one_off: bool,
+}
+
+impl<G: Guest> Relay<G> {
+    /// Registers everything with a new epoll; nothing is served before [`Self::run`].
+    pub fn new(guest: G, settings: Settings, opened: Opened) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let one_off = settings.one_off;
+        let flows = Table::new(settings.limits.flows, settings.secret);
+        let Opened { listening, capture, control, stop } = opened;
+        let mut core = Core::new(guest, epoll, settings, capture);
+        core.cable.guest.attach(core.epoll.as_fd(), Token::Guest.pack())?;
+        for (index, listener) in (0..).zip(&listening) {
+            core.epoll.watch_input(listener.fd(), Token::Listener(index).pack())?;
+        }
+        if let Some(control) = &control {
+            core.epoll.watch_input(control.as_fd(), Token::Control.pack())?;
+        }
+        if let Some(stop) = &stop {
+            core.epoll.watch_input(stop.as_fd(), Token::Stop.pack())?;
+        }
+        Ok(Self { core, flows, listening, control, stop, one_off })
+    }
+
+    /// Serves until asked to stop, or, one-off, until the guest's end is closed.
+    pub fn run(&mut self) -> io::Result<()> {
+        self.on_link();
+        loop {
+            let timeout = self.next_timeout();
+            if timeout.is_none_or(|timeout| timeout > Duration::ZERO) {
+                self.core.cable.idle();
+            }
+            let count = self.core.epoll.wait(timeout)?;
+            self.core.now = clock::now();
+            for index in 0..count {
+                let Some(ready) = self.core.epoll.event(index) else { break };
+                if self.on_event(ready) == Turn::Stop {
+                    return Ok(());
+                }
+            }
+            self.on_timers();
+            self.settle();
+            self.core.cable.guest.flush();
+            if self.on_link() == Turn::Stop {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Duration> {
+        if !self.core.later.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        self.core.wheel.next(self.core.now).into_iter().chain(self.core.announcements_due()).min()
+    }
+
+    fn on_event(&mut self, ready: Ready) -> Turn {
+        match Token::unpack(ready.token) {
+            Some(Token::Guest) => {
+                self.core.cable.guest.on_event();
+                self.core.resume_blocked();
+                self.frames_from_guest();
+            }
+            Some(Token::Flow(id)) => self.on_flow_ready(id, ready),
+            Some(Token::Listener(index)) => self.on_listener(index),
+            Some(Token::Control) => self.on_control_connection(),
+            Some(Token::ControlClient(client)) => self.on_control_client(client),
+            Some(Token::Stop) => return Turn::Stop,
+            None => {}
+        }
+        Turn::Go
+    }
+
+    fn on_flow_ready(&mut self, id: FlowId, ready: Ready) {
+        let Some((key, flow)) = self.flows.get_mut(id) else { return };
+        let key = *key;
+        let fate = match flow {
+            Flow::Tcp(flow) => flow.on_ready(&mut self.core, id, &key, ready),
+        };
+        self.apply(id, fate);
+    }
+
+    fn on_timers(&mut self) {
+        while let Some(index) = self.core.wheel.pop(self.core.now) {
+            let Some(id) = self.flows.at_index(index) else { continue };
+            let Some((key, flow)) = self.flows.get_mut(id) else { continue };
+            let key = *key;
+            let fate = match flow {
+                Flow::Tcp(flow) => flow.on_timer(&mut self.core, id, &key),
+            };
+            self.apply(id, fate);
+        }
+        self.core.announce_periodically();
+    }
+
+    /// Settles each flow that something happened to, and those whose turn was over before they were done.
+    fn settle(&mut self) {
+        let mut work = std::mem::take(&mut self.core.later);
+        for id in work.drain(..) {
+            let Some((key, flow)) = self.flows.get_mut(id) else { continue };
+            let key = *key;
+            let fate = match flow {
+                Flow::Tcp(flow) => flow.settle(&mut self.core, id, &key),
+            };
+            self.apply(id, fate);
+        }
+        // Give the allocation back unless flows were listed meanwhile.
+        if self.core.later.is_empty() {
+            self.core.later = work;
+        }
+    }
+
+    fn apply(&mut self, id: FlowId, fate: Fate) {
+        if fate == Fate::Keep {
+            return;
+        }
+        self.core.wheel.cancel(id.index());
+        if let Some((key, flow)) = self.flows.remove(id) {
+            match flow {
+                Flow::Tcp(flow) => flow.end(&mut self.core, &key, fate),
+            }
+        }
+    }
+
+    /// Reacts to a guest that came or went.
+    fn on_link(&mut self) -> Turn {
+        match self.core.cable.guest.take_link() {
+            Link::Unchanged => Turn::Go,
+            Link::Up => {
+                self.core.on_link_up();
+                self.core.cable.guest.flush();
+                Turn::Go
+            }
+            Link::Down => {
+                tracing::info!("the guest's end of the cable was closed");
+                if self.one_off { Turn::Stop } else { Turn::Go }
+            }
+        }
+    }
+
+    /// The flow of `key`, if there is one.
+    fn find(&self, key: &Key) -> Option<FlowId> {
+        self.flows.find(key)
+    }
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Go,
+    Stop,
+}
