@@ -58,30 +58,3 @@ pub struct Services {
     /// Search list in DHCP, DHCPv6 and RA.
     pub announce_search: bool,
 }
-
-/// STUB
-#[derive(Debug)]
-pub struct Request;
-impl Request {
-    pub fn of(_: &Network, _: &crate::wire::Headers, _: &[u8]) -> Option<Self> {
-        None
-    }
-    pub fn answer(
-        self,
-        _: &Network,
-        _: &[u8],
-        _: &mut Vec<u8>,
-    ) -> Result<(), crate::drop_reason::DropReason> {
-        Ok(())
-    }
-}
-pub mod announce {
-    pub fn arp(_: &super::Network, out: &mut Vec<u8>) -> Result<(), crate::drop_reason::DropReason> {
-        out.clear();
-        Ok(())
-    }
-    pub use arp as neighbor;
-}
-pub mod ndp {
-    pub use super::announce::arp as advertisement;
-}
