@@ -4,6 +4,9 @@
 
 use std::net::Ipv6Addr;
 
+/// Bytes before an option's data: code and length (RFC 8415 21.1).
+const OPTION_HEADER_LEN: usize = 4;
+
 /// Message types (RFC 8415 7.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageType {
@@ -239,17 +242,28 @@ impl<'a> Writer<'a> {
         Self { message, limit }
     }
 
+    /// Appends an option, which may be empty.
     pub fn push(&mut self, code: u16, data: &[u8]) {
-        self.push_with(code, |message, _| message.extend(data));
+        let start = self.message.len();
+        push_option(self.message, code, |message| message.extend(data));
+        self.retract_beyond_limit(start);
     }
 
-    /// Appends an option whose data `fill` appends, to at most the bytes it is told.
+    /// Appends an option whose data `fill` appends, to at most the bytes it is told. Without data there
+    /// is no option.
     pub fn push_with(&mut self, code: u16, fill: impl FnOnce(&mut Vec<u8>, usize)) {
         let start = self.message.len();
-        let room = self.limit.saturating_sub(start + 4);
+        let room = self.limit.saturating_sub(start + OPTION_HEADER_LEN);
         push_option(self.message, code, |message| fill(message, room));
-        if self.message.len() > self.limit {
+        if self.message.len() == start + OPTION_HEADER_LEN {
             self.message.truncate(start);
+        }
+        self.retract_beyond_limit(start);
+    }
+
+    fn retract_beyond_limit(&mut self, option_start: usize) {
+        if self.message.len() > self.limit {
+            self.message.truncate(option_start);
         }
     }
 }
@@ -324,7 +338,9 @@ mod tests {
         let mut out = Vec::new();
         let mut writer = Writer::new(&mut out, 13, MessageType::Reply, [0; 3]);
         writer.push(option::DNS_SERVERS, &[0; 6]);
+        writer.push_with(option::DOMAIN_LIST, |_, _| {});
         writer.push_with(option::DOMAIN_LIST, |data, room| data.resize(data.len() + room, 7));
+        writer.push_with(option::DOMAIN_LIST, |data, _| data.push(7));
         assert_eq!(out, [7, 0, 0, 0, 0, 24, 0, 5, 7, 7, 7, 7, 7]);
     }
 
