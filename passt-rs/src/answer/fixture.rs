@@ -154,6 +154,7 @@ pub(super) fn survives(question: Question, frame: &[u8]) {
     // Behind the IP header, which would only be refused for its checksum.
     let header_len = match question {
         Question::Arp => 14,
+        Question::Dhcpv4 => 34,
         Question::Ndp | Question::Echo => 54.min(frame.len() - 8),
     };
     let mut runner = proptest::test_runner::TestRunner::default();

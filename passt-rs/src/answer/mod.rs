@@ -9,6 +9,11 @@
 //! | neighbor solicitation, likewise               | neighbor advertisement               | 4861 7.2.4 |
 //! | ... from `::`, for our address                | the same to all nodes                | 4862 5.4.4 |
 //! | router solicitation                           | router advertisement                 | 4861 6.2.6, 8106 |
+//! | DHCPDISCOVER                                  | DHCPOFFER, or DHCPACK if rapid       | 2131 4.3.1, 4039 |
+//! | DHCPREQUEST                                   | DHCPACK, DHCPNAK for a wrong address | 2131 4.3.2 |
+//! | DHCPINFORM                                    | DHCPACK without lease                | 2131 4.3.5 |
+//! | DHCPDECLINE, DHCPRELEASE                      | nothing                              | 2131 4.3.3, 4.3.4 |
+//! | BOOTREQUEST                                   | BOOTREPLY                            | 951, 1534 |
 //! | echo request to our address                   | echo reply                           | 792, 4443 4.2 |
 //! | the guest's link comes up ([`announce`])      | our addresses, unasked               | 5227 3, 4861 7.2.6 |
 //!
@@ -20,6 +25,7 @@
 mod request;
 pub mod arp;
 pub mod ndp;
+pub mod dhcpv4;
 pub mod echo;
 pub mod announce;
 #[cfg(test)]
@@ -35,6 +41,7 @@ use crate::wire::{EtherType, Headers, Mac, protocol};
 pub enum Question {
     Arp,
     Ndp,
+    Dhcpv4,
     Echo,
 }
 
@@ -46,7 +53,12 @@ impl Question {
             return Some(Self::Arp);
         }
         let ip = headers.ip.as_ref().filter(|ip| ip.fragment.is_none())?;
+        let port = transport.get(2..4).and_then(|bytes| bytes.first_chunk());
+        let port = port.map(|bytes| u16::from_be_bytes(*bytes));
         match (ip.protocol, ip.dst) {
+            (protocol::UDP, IpAddr::V4(dst)) => {
+                dhcpv4::is_for_us(network, dst, port?).then_some(Self::Dhcpv4)
+            }
             (protocol::ICMPV6, IpAddr::V6(_)) if ndp::is_ndp(*transport.first()?) => Some(Self::Ndp),
             (protocol::ICMP | protocol::ICMPV6, _) => {
                 echo::is_for_us(network, ip.dst, *transport.first()?).then_some(Self::Echo)
@@ -60,6 +72,7 @@ impl Question {
         match self {
             Self::Arp => arp::answer(network, frame, out),
             Self::Ndp => ndp::answer(network, frame, out),
+            Self::Dhcpv4 => dhcpv4::answer(network, frame, out),
             Self::Echo => echo::answer(network, frame, out),
         }
     }
@@ -140,6 +153,11 @@ pub struct Services {
 }
 
 impl Network {
+    fn resolvers_v4(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.resolvers()
+            .filter_map(|address| if let IpAddr::V4(address) = address { Some(*address) } else { None })
+    }
+
     fn resolvers_v6(&self) -> impl Iterator<Item = Ipv6Addr> {
         self.resolvers()
             .filter_map(|address| if let IpAddr::V6(address) = address { Some(*address) } else { None })
