@@ -11,9 +11,14 @@ mod offload;
 pub mod checksum;
 mod headers;
 mod ip;
+mod envelope;
 pub mod tcp;
 pub mod udp;
+pub mod name;
+pub mod dhcpv4;
+pub mod dhcpv6;
 
+pub use envelope::Envelope;
 pub use headers::{EtherType, Fragment, Headers, IpHeaders, Malformed, Payload};
 pub use ip::{IpRepr, emit_ethernet, emit_ip, ip_header_len};
 pub use mac::Mac;
