@@ -5,4 +5,5 @@
 pub mod clock;
 pub mod epoll;
 pub mod tcp;
+pub mod netlink;
 mod sys;
