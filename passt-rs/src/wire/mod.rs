@@ -11,6 +11,8 @@ mod offload;
 pub mod checksum;
 mod headers;
 mod ip;
+pub mod fragment;
+pub mod icmp_error;
 pub mod tcp;
 pub mod udp;
 
