@@ -4,5 +4,11 @@
 
 pub mod clock;
 pub mod epoll;
+pub mod outbound;
 pub mod tcp;
+pub mod udp;
+pub mod echo;
+pub mod batch;
+pub mod error_queue;
+mod control;
 mod sys;

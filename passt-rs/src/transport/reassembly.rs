@@ -227,7 +227,7 @@ fn is_plausible(key: &Key, fragment: Fragment, len: usize) -> bool {
     let is_first = fragment.offset == 0;
     len > 0
         && usize::from(fragment.offset) + len <= payload_max
-        && (!fragment.more || len % 8 == 0)
+        && (!fragment.more || len.is_multiple_of(8))
         && (!is_first || len >= first_min)
 }
 

@@ -90,7 +90,8 @@ mod poisoned {
     /// Each row: what is there, and the part that contradicts it.
     #[test]
     fn by_any_overlap_or_contradiction_and_stays_so() {
-        let rows: [(&str, &[(u16, bool, usize)], (u16, bool, usize)); 6] = [
+        type Part = (u16, bool, usize);
+        let rows: [(&str, &[Part], Part); 6] = [
             ("starts inside", &[(0, true, 16)], (8, true, 16)),
             ("ends inside", &[(16, true, 16)], (8, true, 16)),
             ("swallows", &[(8, true, 8)], (0, true, 24)),
