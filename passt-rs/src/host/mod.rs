@@ -4,6 +4,12 @@
 
 pub mod clock;
 pub mod epoll;
+pub mod outbound;
 pub mod tcp;
+pub mod udp;
+pub mod echo;
+pub mod batch;
+pub mod error_queue;
 pub mod netlink;
+mod control;
 mod sys;

@@ -82,6 +82,8 @@ pub struct IpHeaders {
     /// Frame offset of the packet's end; Ethernet padding lies behind it.
     pub end: usize,
     pub fragment: Option<Fragment>,
+    /// Nobody on the way may cut this packet: DF, and every IPv6 packet (RFC 8200 4.5).
+    pub dont_fragment: bool,
 }
 
 /// Bytes of a frame by place: offsets from the frame's first byte.
@@ -158,6 +160,7 @@ fn parse_v4(bytes: &[u8], frame_len: usize) -> Result<IpHeaders, Malformed> {
         transport: ETHERNET_HEADER_LEN + header_len,
         end: ETHERNET_HEADER_LEN + total_len,
         fragment,
+        dont_fragment: flags_offset & 0x4000 != 0,
     })
 }
 
@@ -187,6 +190,7 @@ fn parse_v6(bytes: &[u8], frame_len: usize) -> Result<IpHeaders, Malformed> {
         transport: ETHERNET_HEADER_LEN + chain.end,
         end: ETHERNET_HEADER_LEN + packet_len,
         fragment: chain.fragment,
+        dont_fragment: true,
     })
 }
 
@@ -270,7 +274,7 @@ mod tests {
         assert_eq!(headers.src, Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]));
         assert_eq!((ip.src.to_string(), ip.dst.to_string()), ("10.0.0.1".into(), "10.0.0.2".into()));
         assert_eq!((ip.hop_limit, ip.traffic_class, ip.protocol), (64, 0xb8, 17));
-        assert_eq!((ip.payload(), ip.fragment), (34..38, None));
+        assert_eq!((ip.payload(), ip.fragment, ip.dont_fragment), (34..38, None, true));
     }
 
     #[test]

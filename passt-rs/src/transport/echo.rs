@@ -1,0 +1,85 @@
+//! Echo flows: one per identifier and pair of addresses, from the guest only.
+//!
+//! Decides lifetimes, as [`udp`](super::udp) does; requests from outside cannot be had without privilege,
+//! so nothing here is initiated by the host. A ping socket is a conversation of requests and replies that
+//! ends by silence (RFC 5508 3.2: at least 60 seconds).
+
+use std::time::Duration;
+
+use super::udp::{Change, Idle, Marking, idle};
+use crate::time::Instant;
+
+/// Silence after which an identifier is forgotten (RFC 5508 REQ-2).
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The state of one echo flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Echo {
+    last_activity: Instant,
+    /// What the socket was told last; `None` before the first request.
+    marking: Option<Marking>,
+    requests: u64,
+    replies: u64,
+}
+
+impl Echo {
+    pub fn new(now: Instant) -> Self {
+        Self { last_activity: now, marking: None, requests: 0, replies: 0 }
+    }
+
+    pub fn on_request(&mut self, now: Instant) {
+        self.last_activity = now;
+        self.requests += 1;
+    }
+
+    pub fn on_reply(&mut self, now: Instant) {
+        self.last_activity = now;
+        self.replies += 1;
+    }
+
+    /// Whether the socket must be told of `wanted` before the next request.
+    pub fn change_marking(&mut self, wanted: Marking) -> Option<Change> {
+        let before = self.marking.replace(wanted);
+        (before != Some(wanted)).then_some(Change { before, wanted })
+    }
+
+    pub fn idle(&self, now: Instant) -> Idle {
+        idle(self.last_activity, TIMEOUT, now)
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    pub fn replies(&self) -> u64 {
+        self.replies
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_micros(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn expires_60_s_after_the_last_request_or_reply() {
+        let mut echo = Echo::new(at(0));
+        echo.on_request(at(5));
+        assert_eq!(echo.idle(at(64)), Idle::Until(at(65)));
+        echo.on_reply(at(6));
+        assert_eq!(echo.idle(at(65)), Idle::Until(at(66)));
+        assert_eq!(echo.idle(at(66)), Idle::Expired);
+        assert_eq!((echo.requests(), echo.replies()), (1, 1));
+    }
+
+    #[test]
+    fn the_socket_is_told_of_a_marking_once() {
+        let mut echo = Echo::new(at(0));
+        let wanted = Marking { hop_limit: 1, traffic_class: 0, dont_fragment: false };
+        assert_eq!(echo.change_marking(wanted), Some(Change { before: None, wanted }));
+        assert_eq!(echo.change_marking(wanted), None);
+    }
+}
