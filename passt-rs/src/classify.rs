@@ -1,6 +1,6 @@
 //! Header to verdict: answer it ourselves, translate it, or drop it. Pure.
 
-use crate::answer::{Network, Request};
+use crate::answer::{Network, Question};
 use crate::drop_reason::DropReason;
 use crate::wire::checksum::Sum;
 use crate::wire::tcp::Segment;
@@ -9,7 +9,7 @@ use crate::wire::{Checksum, EtherType, Headers, IpHeaders, Malformed, Offload, p
 /// What is to be done with a frame.
 #[derive(Debug)]
 pub enum Verdict {
-    Answer(Request),
+    Answer(Question),
     /// A TCP segment, and the length of its header in bytes.
     Tcp(IpHeaders, Segment, usize),
 }
@@ -36,8 +36,8 @@ pub fn frame(
         return Err(DropReason::EtherType);
     }
     let transport = headers.ip.as_ref().and_then(|ip| head.get(ip.payload())).unwrap_or_default();
-    if let Some(request) = Request::of(network, &headers, transport) {
-        return Ok((headers, Verdict::Answer(request)));
+    if let Some(question) = Question::of(network, &headers, transport) {
+        return Ok((headers, Verdict::Answer(question)));
     }
     let ip = headers.ip.clone().ok_or(DropReason::NotForUs)?;
     if ip.src.is_multicast() || ip.src.is_unspecified() || ip.src.is_loopback() {

@@ -48,10 +48,10 @@ impl<G: Guest> Relay<G> {
     fn on_frame(&mut self, place: Place, headers: &Headers, verdict: Verdict) {
         self.core.cable.guest_mac = headers.src;
         match verdict {
-            Verdict::Answer(request) => {
+            Verdict::Answer(question) => {
                 let core = &mut self.core;
                 let frame = core.cable.guest.head(place);
-                match request.answer(&core.settings.network, frame, &mut core.reply) {
+                match question.answer(&core.settings.network, frame, &mut core.reply) {
                     Ok(()) => core.send_reply(),
                     Err(reason) => core.drops.count(reason),
                 }

@@ -11,12 +11,9 @@ mod offload;
 pub mod checksum;
 mod headers;
 mod ip;
-<<<<<<< HEAD
 mod envelope;
-=======
 pub mod fragment;
 pub mod icmp_error;
->>>>>>> udp
 pub mod tcp;
 pub mod udp;
 pub mod name;
