@@ -40,7 +40,7 @@ impl Default for Limits {
             flows: 131_072,
             half_open: 1024,
             spill_bytes: 64 << 20,
-            spill_per_flow_bytes: 4 << 20,
+            spill_per_flow_bytes: 512 << 10,
             reassembly_bytes: 1 << 20,
         }
     }
