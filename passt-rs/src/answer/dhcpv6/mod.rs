@@ -60,7 +60,7 @@ pub fn answer(network: &Network, frame: &[u8], out: &mut Vec<u8>) -> Result<(), 
     let message = Message::parse(request.datagram_to(SERVER_PORT)?).ok_or(DropReason::Malformed)?;
     let IpAddr::V6(client) = request.src else { return Err(DropReason::NotForUs) };
     if !client.is_unicast_link_local() {
-        return Err(DropReason::Source); // RFC 8415 18.2: clients use a link-local address
+        return Err(DropReason::Source); // RFC 8415 17.1: a client uses its link-local address
     }
     let is_unicast = !request.dst.is_multicast();
     let our_id = server_id(network.our_mac);
@@ -149,7 +149,7 @@ impl Reply {
             Type::Solicit | Type::Confirm | Type::Rebind | Type::InformationRequest if is_unicast => {
                 Err(DropReason::NotForUs)
             }
-            // We never send the Server Unicast option that would allow it (RFC 8415 18.3.2, 18.3.4, 18.3.7).
+            // We never send the Server Unicast option that would allow it (RFC 8415 18.3.2, 18.3.4, 18.3.7, 18.3.8).
             Type::Request | Type::Renew | Type::Release | Type::Decline if is_unicast => {
                 Ok(Self::Status(Status::UseMulticast))
             }
