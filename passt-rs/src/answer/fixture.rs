@@ -155,7 +155,7 @@ pub(super) fn survives(question: Question, frame: &[u8]) {
     let header_len = match question {
         Question::Arp => 14,
         Question::Dhcpv4 => 34,
-        Question::Ndp | Question::Echo => 54.min(frame.len() - 8),
+        Question::Ndp | Question::Dhcpv6 | Question::Echo => 54.min(frame.len() - 8),
     };
     let mut runner = proptest::test_runner::TestRunner::default();
     let changes = proptest::collection::vec((header_len..frame.len(), any::<u8>()), 1..12);

@@ -14,6 +14,8 @@
 //! | DHCPINFORM                                    | DHCPACK without lease                | 2131 4.3.5 |
 //! | DHCPDECLINE, DHCPRELEASE                      | nothing                              | 2131 4.3.3, 4.3.4 |
 //! | BOOTREQUEST                                   | BOOTREPLY                            | 951, 1534 |
+//! | DHCPv6 Solicit                                | Advertise, or Reply if rapid         | 8415 18.3.1 |
+//! | Request, Renew, Rebind, Confirm, Release, Decline, Information-request | Reply       | 8415 18.3 |
 //! | echo request to our address                   | echo reply                           | 792, 4443 4.2 |
 //! | the guest's link comes up ([`announce`])      | our addresses, unasked               | 5227 3, 4861 7.2.6 |
 //!
@@ -26,6 +28,7 @@ mod request;
 pub mod arp;
 pub mod ndp;
 pub mod dhcpv4;
+pub mod dhcpv6;
 pub mod echo;
 pub mod announce;
 #[cfg(test)]
@@ -42,6 +45,7 @@ pub enum Question {
     Arp,
     Ndp,
     Dhcpv4,
+    Dhcpv6,
     Echo,
 }
 
@@ -59,6 +63,9 @@ impl Question {
             (protocol::UDP, IpAddr::V4(dst)) => {
                 dhcpv4::is_for_us(network, dst, port?).then_some(Self::Dhcpv4)
             }
+            (protocol::UDP, IpAddr::V6(dst)) => {
+                dhcpv6::is_for_us(network, dst, port?).then_some(Self::Dhcpv6)
+            }
             (protocol::ICMPV6, IpAddr::V6(_)) if ndp::is_ndp(*transport.first()?) => Some(Self::Ndp),
             (protocol::ICMP | protocol::ICMPV6, _) => {
                 echo::is_for_us(network, ip.dst, *transport.first()?).then_some(Self::Echo)
@@ -73,6 +80,7 @@ impl Question {
             Self::Arp => arp::answer(network, frame, out),
             Self::Ndp => ndp::answer(network, frame, out),
             Self::Dhcpv4 => dhcpv4::answer(network, frame, out),
+            Self::Dhcpv6 => dhcpv6::answer(network, frame, out),
             Self::Echo => echo::answer(network, frame, out),
         }
     }
@@ -171,3 +179,6 @@ impl Network {
         if self.services.announce_search { &self.search } else { &[] }
     }
 }
+
+#[cfg(test)]
+mod tests;

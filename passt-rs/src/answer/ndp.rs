@@ -30,7 +30,7 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
 /// Hop limit of the guest's own packets, by our advice.
 const GUEST_HOP_LIMIT: u8 = 64;
-/// The field's maximum (RFC 8319 3): the pod's network does not go away before the pod.
+/// The field's maximum (RFC 8319 4): the pod's network does not go away before the pod.
 const ROUTER_LIFETIME_SECS: u64 = 65_535;
 /// Infinity of prefixes, resolvers and search lists (RFC 4861 4.6.2, RFC 8106 5).
 const INFINITE: u32 = u32::MAX;
@@ -39,8 +39,6 @@ const IPV6_MTU_MIN: u16 = 1280;
 /// Option types of RFC 8106 5.1 and 5.2, which smoltcp does not have.
 const RDNSS: u8 = 25;
 const DNSSL: u8 = 31;
-/// Resolvers that a length of 255 units has room for.
-const RDNSS_COUNT_MAX: usize = 127;
 
 /// Whether an ICMPv6 type is one of neighbor discovery's, none of which goes beyond the link.
 pub fn is_ndp(message_type: u8) -> bool {
@@ -150,8 +148,7 @@ fn advertise_router(network: &Network, v6: V6, asker: Option<(Ipv6Addr, Mac)>, o
     emit(&advert, out);
     let limit = ETHERNET_HEADER_LEN + usize::from(IPV6_MTU_MIN);
     push_option(out, RDNSS, limit, |out, room| {
-        let count_max = (room / 16).min(RDNSS_COUNT_MAX);
-        network.resolvers_v6().take(count_max).for_each(|address| out.extend(address.octets()));
+        network.resolvers_v6().take(room / 16).for_each(|address| out.extend(address.octets()));
     });
     push_option(out, DNSSL, limit, |out, room| push_names(network.search_list(), out, room));
     envelope.seal_icmpv6(out);
@@ -171,7 +168,8 @@ fn push_names(names: &[String], out: &mut Vec<u8>, room: usize) {
 }
 
 /// Appends an option of RFC 8106 (type, length in units of 8, reserved, lifetime, data, padding) unless `fill`
-/// leaves it empty. `fill` is told how many bytes it may append.
+/// leaves it empty. `fill` is told how many bytes it may append;
+/// they are fewer than the length byte can say, as the limit is below 2 KiB.
 fn push_option(out: &mut Vec<u8>, kind: u8, limit: usize, fill: impl FnOnce(&mut Vec<u8>, usize)) {
     let start = out.len();
     out.extend([kind, 0, 0, 0]);

@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(out.len(), NAME_LEN_MAX);
     }
 
-    /// The example of RFC 3397 2, on a list that does not start at the buffer's start.
+    /// The example of RFC 3397 3, on a list that does not start at the buffer's start.
     #[test]
     fn a_list_points_back_at_common_endings() {
         let mut out = vec![0xa5; 5];

@@ -33,7 +33,7 @@ use crate::wire::{Envelope, Mac, protocol};
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
 const HOP_LIMIT: u8 = 64;
-/// IP and UDP headers, which a client's maximum message size counts in.
+/// IP and UDP headers, which a client's maximum message size counts in (RFC 2132 9.10).
 const HEADERS_LEN: usize = 28;
 /// Every client takes this much (RFC 2131 2), and we send no more than fits any link.
 const DATAGRAM_LEN_MIN: usize = 576;

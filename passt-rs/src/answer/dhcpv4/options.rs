@@ -3,10 +3,8 @@
 //! A client that lists parameters gets the optional ones it lists. Mask, router, routes and MTU it gets anyway:
 //! without them the pod's network does not work, and clients ignore what they do not know.
 
-use std::net::Ipv4Addr;
-
+use super::super::{Network, V4};
 use super::{Query, Reply};
-use crate::answer::{Network, V4};
 use crate::wire::dhcpv4::{Options, option};
 use crate::wire::name;
 
@@ -54,15 +52,8 @@ fn push_routes(v4: V4, options: &mut Options<'_>) {
     if let Some(gateway) = v4.gateway_off_subnet() {
         // First the way to the gateway, directly on the link, then all else by it. A client that reads this
         // ignores the router option, so the default route is here as well (RFC 3442).
-        options.push_with(option::CLASSLESS_ROUTES, |data, room| {
-            if room >= 14 {
-                data.push(32);
-                data.extend(gateway.octets());
-                data.extend(Ipv4Addr::UNSPECIFIED.octets());
-                data.push(0);
-                data.extend(gateway.octets());
-            }
-        });
+        let [a, b, c, d] = gateway.octets();
+        options.push(option::CLASSLESS_ROUTES, &[32, a, b, c, d, 0, 0, 0, 0, 0, a, b, c, d]);
     }
     if let Some(gateway) = v4.gateway {
         options.push(option::ROUTER, &gateway.octets());

@@ -370,6 +370,22 @@ fn names_too_long_are_left_out() {
 }
 
 #[test]
+fn a_full_name_too_long_for_its_option_is_left_out() {
+    let network = Network { fqdn: Some("f.".repeat(127)), ..network() };
+    let offer = Client::new(DISCOVER).with(81, &[0]).with(57, &[5, 0]).ask(&network).unwrap();
+    assert_eq!(offer.option(81), None);
+}
+
+#[test]
+fn many_resolvers_fill_one_option_with_whole_addresses() {
+    let network = Network { dns: vec![IpAddr::from(US); 100], ..network() };
+    let offer = Client::new(DISCOVER).with(57, &[5, 0]).ask(&network).unwrap();
+    let lengths: Vec<_> =
+        offer.options().filter(|(code, _)| *code == 6).map(|(_, data)| data.len()).collect();
+    assert_eq!(lengths, [252]);
+}
+
+#[test]
 fn what_is_no_request_over_ethernet_is_not_answered() {
     for (case, client, reason) in [
         ("a reply", Client::new(DISCOVER).set(0, &[2]), DropReason::NotForUs),
