@@ -9,11 +9,11 @@ use crate::flow::{Endpoint, Key, Protocol};
 use crate::guest::{Guest, Place};
 use crate::host::tcp as host_tcp;
 use crate::host::tcp::Connecting;
-use crate::transport::tcp::{Connection, Parameters, refuse};
+use crate::transport::tcp::{Connection, Parameters};
 use crate::wire::tcp::{Flags, Segment, Seq};
 use crate::wire::{Headers, IpHeaders};
 
-use super::core::Core;
+use super::refusal::{Refusal, reset_stray};
 use super::tcp::{Initiator, TcpFlow};
 use super::token::Token;
 use super::{Flow, Relay};
@@ -84,11 +84,11 @@ impl<G: Guest> Relay<G> {
             self.core.drops.count(DropReason::Disabled);
         } else if opens {
             if let Err(refusal) = self.connect(key, segment) {
-                refusal.tell(&mut self.core, key, segment);
+                refusal.tell(&mut self.core, key, segment.seq);
             }
         } else {
             self.core.drops.count(DropReason::NoFlow);
-            send_refusal(&mut self.core, key, segment, payload);
+            reset_stray(&mut self.core, key, segment, payload);
         }
     }
 
@@ -134,40 +134,5 @@ impl<G: Guest> Relay<G> {
         let ipv6 = key.peer.address.is_ipv6();
         let headers = if ipv6 { 60 } else { 40 };
         Parameters { isn, link_mss: self.core.settings.mtu - headers, ipv6, capacity: self.core.capacity() }
-    }
-}
-
-/// Why a SYN was not followed.
-enum Refusal {
-    Silent(DropReason),
-    /// Descriptors, memory or flows are exhausted.
-    Limit,
-    Connect(rustix::io::Errno),
-}
-
-impl Refusal {
-    fn tell<G: Guest>(&self, core: &mut Core<G>, key: &Key, syn: &Segment) {
-        match self {
-            Self::Silent(reason) => core.drops.count(*reason),
-            Self::Limit => {
-                core.drops.count(DropReason::FlowLimit);
-                core.tcp.refused_at_limit_total += 1;
-                send_refusal(core, key, syn, 0);
-            }
-            Self::Connect(error) => {
-                tracing::debug!("{} -> {}: {error}", key.guest, key.peer);
-                core.tcp.connect_failures_total += 1;
-                send_refusal(core, key, syn, 0);
-            }
-        }
-    }
-}
-
-/// Answers a segment of no connection with a reset.
-fn send_refusal<G: Guest>(core: &mut Core<G>, key: &Key, segment: &Segment, payload: usize) {
-    let Some(reset) = refuse(segment, u32::try_from(payload).unwrap_or(0)) else { return };
-    core.tcp.resets_to_guest_total += 1;
-    if core.cable.send_tcp(key, &reset).is_err() {
-        core.drops.count(DropReason::GuestFull);
     }
 }

@@ -12,6 +12,7 @@ mod control;
 mod core;
 mod from_guest;
 mod listen;
+mod refusal;
 mod spill;
 mod tcp;
 mod token;

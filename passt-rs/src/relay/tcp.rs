@@ -17,6 +17,7 @@ use crate::wire::tcp::{Flags, HEADER_LEN, Segment, Seq};
 use crate::wire::{ETHERNET_HEADER_LEN, ip_header_len};
 
 use super::core::{Core, Fate};
+use super::refusal::Refusal;
 use super::spill::QueueId;
 
 /// Frames sent to the guest for one flow before others get their turn.
@@ -227,9 +228,7 @@ impl TcpFlow {
                 Fate::Keep
             }
             Err(error) => {
-                tracing::debug!("{} -> {}: {error}", key.guest, key.peer);
-                core.tcp.connect_failures_total += 1;
-                self.refuse(core, key, error);
+                Refusal::Connect(error).tell(core, key, self.connection.guest_initial());
                 Fate::Finished
             }
         }
@@ -240,11 +239,6 @@ impl TcpFlow {
         self.connection.host_connected(core.now);
         self.send_syn(core, key);
         self.set_timer(core, id);
-    }
-
-    /// Tells the guest that its connection failed, as the network would have told its own kernel.
-    fn refuse<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, _error: Errno) {
-        self.send_reset(core, key);
     }
 
     pub(super) fn send_syn<G: Guest>(&mut self, core: &mut Core<G>, key: &Key) {

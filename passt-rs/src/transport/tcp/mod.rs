@@ -184,6 +184,11 @@ impl Connection {
         self.send.unacknowledged()
     }
 
+    /// Sequence number of the guest's SYN, while nothing else came from it.
+    pub fn guest_initial(&self) -> Seq {
+        self.receive.next() - 1
+    }
+
     /// The host side connected: the SYN-ACK may go out. Send [`Self::syn`].
     pub fn host_connected(&mut self, now: Instant) {
         debug_assert_eq!(self.phase, Phase::Connecting);
