@@ -12,3 +12,4 @@ pub mod classify;
 pub mod transport;
 pub mod guest;
 pub mod host;
+pub mod cli;
