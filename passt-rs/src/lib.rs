@@ -13,3 +13,4 @@ pub mod transport;
 pub mod guest;
 pub mod host;
 pub mod cli;
+pub mod config;
