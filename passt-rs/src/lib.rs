@@ -14,3 +14,5 @@ pub mod guest;
 pub mod host;
 pub mod cli;
 pub mod config;
+pub mod logging;
+pub mod sandbox;
