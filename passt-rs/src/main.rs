@@ -1,2 +1,84 @@
 //! The program: command line to relay.
-fn main() {}
+//!
+//! Exit status 0 when it did what was asked, 1 with every reason on standard error when it did not.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use passt_rs::cli::{self, Asked, Fault};
+use passt_rs::config::{Config, Surroundings, Transport};
+use passt_rs::logging;
+use passt_rs::sandbox::{self, Needs, PidFile, Readiness, Started};
+use tracing::{error, info, warn};
+
+fn main() -> ExitCode {
+    let (cli, mut faults) = match cli::parse(std::env::args_os()) {
+        Asked::Print(text) => {
+            // Nobody left to tell when standard output is closed.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Asked::Run(cli, faults) => (cli, faults),
+    };
+    let config = match Config::resolve(&cli, &Surroundings::read(&cli)) {
+        Ok(config) if faults.is_empty() => config,
+        Ok(_) => return report(&faults),
+        Err(more) => {
+            faults.extend(more);
+            return report(&faults);
+        }
+    };
+    match sandbox::start(config.foreground) {
+        Ok(Started::Parent(code)) => code,
+        Ok(Started::Working(readiness)) => match work(&config, readiness) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                // Standard error is open until everything is ready; the log, if it is a file, also afterwards.
+                eprintln!("passt-rs: {error:#}");
+                if config.log.file.is_some() {
+                    error!("{error:#}");
+                }
+                ExitCode::FAILURE
+            }
+        },
+        Err(error) => {
+            eprintln!("passt-rs: cannot go to the background: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(faults: &[Fault]) -> ExitCode {
+    for fault in faults {
+        eprintln!("passt-rs: {fault}");
+    }
+    eprintln!("passt-rs: `passt-rs --help` lists every option");
+    ExitCode::FAILURE
+}
+
+/// Everything after the fork.
+fn work(config: &Config, readiness: Readiness) -> anyhow::Result<()> {
+    let inherited = match config.transport {
+        Transport::StreamFd(fd) => Some(fd),
+        Transport::Stream { .. } | Transport::Tap(_) => None,
+    };
+    sandbox::prepare(inherited).context("--fd")?;
+    logging::init(&config.log).context("--log-file")?;
+    let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose().context("--pid")?;
+    info!("passt-rs {}", env!("CARGO_PKG_VERSION"));
+    for line in config.summary() {
+        info!("{line}");
+    }
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    sandbox::assume_identity(config.run_as, Needs::of(config))?;
+    run(config, readiness, pid_file)
+}
+
+/// Opens everything, gives up what is left to give up, says so, and serves.
+fn run(config: &Config, readiness: Readiness, pid_file: Option<PidFile>) -> anyhow::Result<()> {
+    sandbox::lock_down(Needs::of(config))?;
+    readiness.announce(pid_file).context("cannot go to the background")
+}
