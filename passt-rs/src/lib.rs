@@ -16,3 +16,8 @@ pub mod capture;
 pub mod stats;
 pub mod control;
 pub mod relay;
+pub mod cli;
+pub mod config;
+pub mod logging;
+pub mod sandbox;
+pub mod assemble;

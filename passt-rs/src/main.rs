@@ -1,86 +1,114 @@
 //! The program: command line to relay.
-use passt_rs::*;
-use std::fs::File;
-fn main() {
-    tracing_subscriber::fmt()
-        .with_max_level(if std::env::var("DEBUG").is_ok() {
-            tracing::Level::TRACE
-        } else {
-            tracing::Level::INFO
-        })
-        .with_writer(std::io::stderr)
-        .init();
-    let a: Vec<String> = std::env::args().collect();
-    let mtu: u16 = a[2].parse().unwrap();
-    let own = File::open("/proc/self/ns/net").unwrap();
-    let guest = File::open(format!("/run/netns/{}", a[1])).unwrap();
-    rustix::thread::move_into_link_name_space(
-        std::os::fd::AsFd::as_fd(&guest),
-        Some(rustix::thread::LinkNameSpaceType::Network),
-    )
-    .unwrap();
-    let tap = guest::Tap::open("tap0").unwrap();
-    rustix::thread::move_into_link_name_space(
-        std::os::fd::AsFd::as_fd(&own),
-        Some(rustix::thread::LinkNameSpaceType::Network),
-    )
-    .unwrap();
-    let nat = flow::nat::Nat {
-        guest4: Some([10, 244, 1, 5].into()),
-        gateway4: Some([10, 244, 1, 1].into()),
-        ..Default::default()
+//!
+//! Exit status 0 when it did what was asked, 1 with every reason on standard error when it did not.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use passt_rs::assemble::{self, Leftovers};
+use passt_rs::cli::{self, Asked, Fault};
+use passt_rs::config::{Config, Surroundings, Transport};
+use passt_rs::guest::Guest;
+use passt_rs::logging;
+use passt_rs::relay::Relay;
+use passt_rs::sandbox::{self, Needs, PidFile, Readiness, Started};
+use tracing::{error, info, warn};
+
+fn main() -> ExitCode {
+    let (cli, mut faults) = match cli::parse(std::env::args_os()) {
+        Asked::Print(text) => {
+            // Nobody left to tell when standard output is closed.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Asked::Run(cli, faults) => (cli, faults),
     };
-    let network = answer::Network {
-        our_mac: "9a:55:9a:55:9a:55".parse().unwrap(),
-        mtu: Some(mtu),
-        v4: Some(answer::V4 {
-            guest: [10, 244, 1, 5].into(),
-            prefix_len: 24,
-            gateway: Some([10, 244, 1, 1].into()),
-        }),
-        v6: None,
-        dns: vec![],
-        search: vec![],
-        hostname: None,
-        fqdn: None,
-        services: answer::Services {
-            dhcp: true,
-            dhcpv6: true,
-            ndp: true,
-            ra: true,
-            announce_dns: true,
-            announce_search: true,
+    let config = match Config::resolve(&cli, &Surroundings::read(&cli)) {
+        Ok(config) if faults.is_empty() => config,
+        Ok(_) => return report(&faults),
+        Err(more) => {
+            faults.extend(more);
+            return report(&faults);
+        }
+    };
+    match sandbox::start(config.foreground) {
+        Ok(Started::Parent(code)) => code,
+        Ok(Started::Working(readiness)) => match work(&config, readiness) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                // Standard error is open until everything is ready; the log, if it is a file, also afterwards.
+                eprintln!("passt-rs: {error:#}");
+                if config.log.file.is_some() {
+                    error!("{error:#}");
+                }
+                ExitCode::FAILURE
+            }
         },
-    };
-    let mut listening = vec![];
-    for port in 5001..5021 {
-        listening.push(relay::Listening {
-            protocol: relay::Proto::Tcp,
-            guest_port: port,
-            socket: host::tcp::listen(&format!("[::]:{port}").parse().unwrap(), false, None).unwrap(),
-        });
+        Err(error) => {
+            eprintln!("passt-rs: cannot go to the background: {error}");
+            ExitCode::FAILURE
+        }
     }
-    let s = relay::Settings {
-        network,
-        nat,
-        mtu,
-        protocols: relay::Protocols { tcp: true, udp: true, icmp: true },
-        limits: relay::Limits::default(),
-        guest_mac: None,
-        one_off: false,
-        secret: [3; 16],
+}
+
+fn report(faults: &[Fault]) -> ExitCode {
+    for fault in faults {
+        eprintln!("passt-rs: {fault}");
+    }
+    eprintln!("passt-rs: `passt-rs --help` lists every option");
+    ExitCode::FAILURE
+}
+
+/// Everything after the fork.
+fn work(config: &Config, readiness: Readiness) -> anyhow::Result<()> {
+    let inherited = match config.transport {
+        Transport::StreamFd(fd) => Some(fd),
+        Transport::Stream { .. } | Transport::Tap(_) => None,
     };
-    let capture = std::env::var("PCAP").ok().map(|p| capture::Capture::create(p.as_ref()).unwrap());
-    let mut r = relay::Relay::new(
-        tap,
-        s,
-        relay::Opened {
-            listening,
-            capture,
-            control: Some(control::Control::listen("/tmp/ctl".as_ref()).unwrap()),
-            ..Default::default()
-        },
-    )
-    .unwrap();
-    r.run().unwrap();
+    sandbox::prepare(inherited).context("--fd")?;
+    logging::init(&config.log).context("--log-file")?;
+    let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose().context("--pid")?;
+    info!("passt-rs {}", env!("CARGO_PKG_VERSION"));
+    for line in config.summary() {
+        info!("{line}");
+    }
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    sandbox::assume_identity(config.run_as, Needs::of(config))?;
+    run(config, readiness, pid_file)
+}
+
+/// Opens everything, gives up what is left to give up, says so, and serves.
+fn run(config: &Config, readiness: Readiness, pid_file: Option<PidFile>) -> anyhow::Result<()> {
+    let mut leftovers = Leftovers::default();
+    match &config.transport {
+        Transport::Stream { socket } => {
+            let stream = assemble::stream(socket, &mut leftovers)?;
+            serve(stream, config, readiness, pid_file, &mut leftovers)
+        }
+        Transport::StreamFd(fd) => {
+            let stream = assemble::inherited(*fd)?;
+            serve(stream, config, readiness, pid_file, &mut leftovers)
+        }
+        Transport::Tap(tap) => {
+            let tap = assemble::tap(tap)?;
+            serve(tap, config, readiness, pid_file, &mut leftovers)
+        }
+    }
+}
+
+fn serve<G: Guest>(
+    guest: G,
+    config: &Config,
+    readiness: Readiness,
+    pid_file: Option<PidFile>,
+    leftovers: &mut Leftovers,
+) -> anyhow::Result<()> {
+    let opened = assemble::open(config, leftovers)?;
+    let mut relay = Relay::new(guest, assemble::settings(config)?, opened).context("epoll")?;
+    sandbox::lock_down(Needs::of(config))?;
+    readiness.announce(pid_file).context("cannot go to the background")?;
+    relay.run().context("waiting for events")
 }

@@ -11,5 +11,6 @@ pub mod echo;
 pub mod batch;
 pub mod error_queue;
 pub mod netlink;
+pub mod signals;
 mod control;
 mod sys;

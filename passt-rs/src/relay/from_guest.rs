@@ -1,6 +1,9 @@
 //! Frames from the guest: view, classify, then answer, translate or drop.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
 
 use crate::classify::{self, Verdict};
 use crate::drop_reason::DropReason;
@@ -101,6 +104,8 @@ impl<G: Guest> Relay<G> {
         let socket = host_tcp::open(&to).map_err(|_| Refusal::Limit)?;
         let configured = socket.configure(self.core.has_peek_offset);
         configured.map_err(|_| Refusal::Limit)?;
+        let bound = self.core.settings.outbound.apply(socket.as_fd(), to);
+        bound.map_err(|error| Refusal::Connect(Errno::from_io_error(&error).unwrap_or(Errno::INVAL)))?;
         let connecting = socket.connect(&to);
         if let Connecting::Failed(error) = connecting {
             return Err(Refusal::Connect(error));

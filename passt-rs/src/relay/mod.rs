@@ -29,6 +29,7 @@ use crate::flow::{FlowId, Key, Table};
 use crate::guest::{Guest, Link};
 use crate::host::clock;
 use crate::host::epoll::{Epoll, Ready};
+use crate::host::outbound::Outbound;
 use crate::wire::Mac;
 
 pub use self::core::Limits;
@@ -45,6 +46,8 @@ pub struct Settings {
     /// MTU of the cable in bytes of IP packet.
     pub mtu: u16,
     pub protocols: Protocols,
+    /// Where sockets of ours leave the pod.
+    pub outbound: Outbound,
     pub limits: Limits,
     /// The guest's address if it is known before it speaks.
     pub guest_mac: Option<Mac>,
@@ -85,7 +88,8 @@ pub struct Relay<G> {
     flows: Table<Flow>,
     listening: Vec<Listening>,
     control: Option<Control>,
-    stop: Option<OwnedFd>,
+    /// Open for as long as we serve: readable means stop.
+    _stop: Option<OwnedFd>,
     one_off: bool,
 }
 
@@ -107,7 +111,7 @@ impl<G: Guest> Relay<G> {
         if let Some(stop) = &stop {
             core.epoll.watch_input(stop.as_fd(), Token::Stop.pack())?;
         }
-        Ok(Self { core, flows, listening, control, stop, one_off })
+        Ok(Self { core, flows, listening, control, _stop: stop, one_off })
     }
 
     /// Serves until asked to stop, or, one-off, until the guest's end is closed.

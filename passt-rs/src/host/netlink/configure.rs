@@ -9,7 +9,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::socket::{Error, Netlink, Request};
+use super::socket::{Netlink, NetlinkError, Request};
 
 /// What a link is to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct LinkAddress<A> {
 }
 
 /// Configures `name` in the calling thread's network namespace and brings it up, and loopback with it.
-pub fn configure(name: &str, setup: &LinkSetup) -> Result<(), Error> {
+pub fn configure(name: &str, setup: &LinkSetup) -> Result<(), NetlinkError> {
     let netlink = Netlink::open()?;
     let index = index_of(&netlink, name)?;
     netlink.change(set_link(LOOPBACK_INDEX, Vec::new()), Request::SetLink)?;
@@ -55,7 +55,7 @@ fn add_family(
     address: IpAddr,
     prefix_len: u8,
     gateway: Option<IpAddr>,
-) -> Result<(), Error> {
+) -> Result<(), NetlinkError> {
     netlink.change(add_address(index, address, prefix_len), Request::AddAddress)?;
     let Some(gateway) = gateway else { return Ok(()) };
     let on_link = ipnet::IpNet::new(address, prefix_len).is_ok_and(|prefix| prefix.contains(&gateway));
@@ -66,19 +66,15 @@ fn add_family(
     netlink.change(add_route(index, Route::Default(gateway)), Request::AddRoute)
 }
 
-fn index_of(netlink: &Netlink, name: &str) -> Result<u32, Error> {
+fn index_of(netlink: &Netlink, name: &str) -> Result<u32, NetlinkError> {
     let links = netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
     links
         .into_iter()
-        .find_map(|link| match link {
-            RouteNetlinkMessage::NewLink(link)
-                if link.attributes.contains(&LinkAttribute::IfName(name.to_owned())) =>
-            {
-                Some(link.header.index)
-            }
-            _ => None,
+        .find_map(|link| {
+            let RouteNetlinkMessage::NewLink(link) = link else { return None };
+            link.attributes.contains(&LinkAttribute::IfName(name.to_owned())).then_some(link.header.index)
         })
-        .ok_or_else(|| Error::NoInterface(name.to_owned()))
+        .ok_or_else(|| NetlinkError::NoInterface(name.to_owned()))
 }
 
 fn set_link(index: u32, attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {

@@ -9,7 +9,7 @@ mod configure;
 pub mod namespace;
 
 pub use configure::{LinkAddress, LinkSetup, configure};
-pub use socket::{Error, Request};
+pub use socket::{NetlinkError, Request};
 pub use uplink::{Pod, Uplink};
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use netlink_sys::{Socket, SocketAddr};
 
 /// Why the kernel's configuration could not be read or changed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum NetlinkError {
     #[error("cannot open a netlink socket")]
     Open(#[source] io::Error),
     #[error("cannot talk to the kernel over netlink")]
@@ -51,20 +51,23 @@ pub(super) struct Netlink {
 }
 
 impl Netlink {
-    pub(super) fn open() -> Result<Self, Error> {
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(Error::Open)?;
-        socket.bind_auto().map_err(Error::Open)?;
-        socket.connect(&SocketAddr::new(0, 0)).map_err(Error::Open)?;
+    pub(super) fn open() -> Result<Self, NetlinkError> {
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(NetlinkError::Open)?;
+        socket.bind_auto().map_err(NetlinkError::Open)?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(NetlinkError::Open)?;
         Ok(Self { socket })
     }
 
     /// Every object of the kind asked for.
-    pub(super) fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
+    pub(super) fn dump(
+        &self,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         self.exchange(message, NLM_F_DUMP, Request::List)
     }
 
     /// A change that succeeds also when what it adds is there already.
-    pub(super) fn change(&self, message: RouteNetlinkMessage, request: Request) -> Result<(), Error> {
+    pub(super) fn change(&self, message: RouteNetlinkMessage, request: Request) -> Result<(), NetlinkError> {
         self.exchange(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, request).map(|_| ())
     }
 
@@ -74,33 +77,34 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
         request: Request,
-    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
         let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).map_err(Error::Io)?;
+        self.socket.send(&bytes, 0).map_err(NetlinkError::Io)?;
 
         let mut answers = Vec::new();
         loop {
-            let (datagram, _) = self.socket.recv_from_full().map_err(Error::Io)?;
+            let (datagram, _) = self.socket.recv_from_full().map_err(NetlinkError::Io)?;
             let mut rest = datagram.as_slice();
             while !rest.is_empty() {
                 let answer =
-                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(Error::Decode)?;
+                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(NetlinkError::Decode)?;
                 // The kernel pads each message but the last to four bytes; the length counts no padding.
                 let length = usize::try_from(answer.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
                 rest = rest.get(length..).unwrap_or_default();
-                match answer.payload {
-                    NetlinkPayload::Done(_) => return Ok(answers),
-                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),
-                    NetlinkPayload::Error(error) => {
-                        return Err(Error::Refused { request, source: error.to_io() });
-                    }
-                    NetlinkPayload::InnerMessage(inner) => answers.push(inner),
-                    NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | _ => {}
+                if let NetlinkPayload::InnerMessage(inner) = answer.payload {
+                    answers.push(inner);
+                } else if let NetlinkPayload::Done(_) = answer.payload {
+                    return Ok(answers);
+                } else if let NetlinkPayload::Error(error) = answer.payload {
+                    return match error.code {
+                        None => Ok(answers),
+                        Some(_) => Err(NetlinkError::Refused { request, source: error.to_io() }),
+                    };
                 }
             }
         }

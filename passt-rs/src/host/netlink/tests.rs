@@ -129,7 +129,7 @@ fn the_best_default_route_wins_and_a_named_interface_beats_it() {
             route add default via 10.0.0.1 dev eth0 metric 100");
         assert_eq!(Pod::read(None).unwrap().v4.unwrap().name, "eth1");
         assert_eq!(read(Some("eth0")).v4, Some(uplink("10.0.0.5", 24, Some("10.0.0.1"))));
-        assert!(matches!(Pod::read(Some("eth9")), Err(Error::NoInterface(name)) if name == "eth9"));
+        assert!(matches!(Pod::read(Some("eth9")), Err(NetlinkError::NoInterface(name)) if name == "eth9"));
     });
 }
 
@@ -184,7 +184,7 @@ fn configured_link_reads_back_and_configuring_again_changes_nothing() {
                 .lines()
                 .any(|line| line.contains("fd00::2") && line.contains("tentative"))
         );
-        assert!(matches!(configure("tap9", &setup), Err(Error::NoInterface(_))));
+        assert!(matches!(configure("tap9", &setup), Err(NetlinkError::NoInterface(_))));
     });
 }
 

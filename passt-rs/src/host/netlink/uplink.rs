@@ -12,7 +12,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::socket::{Error, Netlink};
+use super::socket::{Netlink, NetlinkError};
 
 /// The pod's way out, per family; a family without a usable address is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Pod {
     ///
     /// The interface is the named one, else the one with the best default route of the family, else the
     /// first that is up and has an address.
-    pub fn read(interface: Option<&str>) -> Result<Self, Error> {
+    pub fn read(interface: Option<&str>) -> Result<Self, NetlinkError> {
         let netlink = Netlink::open()?;
         let links = links(&netlink)?;
         let wanted = match interface {
@@ -50,7 +50,7 @@ impl Pod {
                 links
                     .iter()
                     .find(|link| link.name == name)
-                    .ok_or_else(|| Error::NoInterface(name.to_owned()))?
+                    .ok_or_else(|| NetlinkError::NoInterface(name.to_owned()))?
                     .index,
             ),
         };
@@ -136,7 +136,7 @@ fn only_v6(address: IpAddr) -> Option<Ipv6Addr> {
     }
 }
 
-fn links(netlink: &Netlink) -> Result<Vec<Link>, Error> {
+fn links(netlink: &Netlink) -> Result<Vec<Link>, NetlinkError> {
     let answers = netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
     Ok(answers.into_iter().filter_map(link).collect())
 }
@@ -160,7 +160,7 @@ fn link(message: RouteNetlinkMessage) -> Option<Link> {
     Some(link)
 }
 
-fn addresses(netlink: &Netlink) -> Result<Vec<Address>, Error> {
+fn addresses(netlink: &Netlink) -> Result<Vec<Address>, NetlinkError> {
     let answers = netlink.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
     Ok(answers.into_iter().filter_map(address).collect())
 }
@@ -190,7 +190,7 @@ fn address(message: RouteNetlinkMessage) -> Option<Address> {
     })
 }
 
-fn default_routes(netlink: &Netlink) -> Result<Vec<DefaultRoute>, Error> {
+fn default_routes(netlink: &Netlink) -> Result<Vec<DefaultRoute>, NetlinkError> {
     let mut found = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut query = RouteMessage::default();

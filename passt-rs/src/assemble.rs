@@ -1,0 +1,209 @@
+//! From a resolved configuration to a relay: opens everything while we still may, then hands it over.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use rustix::io::Errno;
+use tracing::{info, warn};
+
+use crate::capture::Capture;
+use crate::config::{Config, Tap as TapConfig};
+use crate::control::Control;
+use crate::flow::forward::Rule;
+use crate::guest::{Stream, Tap};
+use crate::host::netlink::{self, namespace};
+use crate::host::outbound::Outbound;
+use crate::host::{echo, signals, tcp, udp};
+use crate::relay::{Limits, Listening, Opened, Proto, Protocols, Settings};
+use crate::sandbox;
+
+/// MTU of a cable on which none is announced: what a guest takes by itself.
+const MTU_DEFAULT: u16 = 1500;
+/// Of all descriptors, the share that listening sockets of `all` may take; the others are for connections.
+const LISTENING_SHARE: usize = 2;
+
+/// Files to remove at the end.
+#[derive(Debug, Default)]
+pub struct Leftovers(Vec<PathBuf>);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // The folder may not be ours to change any more; then the next start replaces the socket.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// What a relay needs to know.
+pub fn settings(config: &Config) -> anyhow::Result<Settings> {
+    let mut secret = [0; 16];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut secret)).context("/dev/urandom")?;
+    let outbound = &config.outbound;
+    Ok(Settings {
+        network: config.network.clone(),
+        nat: config.nat.clone(),
+        mtu: config.network.mtu.unwrap_or(MTU_DEFAULT),
+        protocols: Protocols {
+            tcp: config.protocols.tcp,
+            udp: config.protocols.udp,
+            icmp: config.protocols.icmp,
+        },
+        outbound: Outbound {
+            v4: outbound.address4,
+            v6: outbound.address6,
+            if4: outbound.interface4.clone(),
+            if6: outbound.interface6.clone(),
+            freebind: config.freebind,
+        },
+        limits: Limits::default(),
+        guest_mac: None,
+        one_off: config.one_off,
+        secret,
+    })
+}
+
+/// Opens what is the same for every transport.
+pub fn open(config: &Config, leftovers: &mut Leftovers) -> anyhow::Result<Opened> {
+    let capture = config
+        .pcap
+        .as_deref()
+        .map(|path| Capture::create(path).with_context(|| format!("--pcap {}", path.display())));
+    let control = config.control.as_deref().map(|path| {
+        leftovers.0.push(path.to_owned());
+        Control::listen(path).with_context(|| format!("--control {}", path.display()))
+    });
+    if config.protocols.icmp
+        && let Err(error) = echo::available()
+    {
+        warn!("the guest cannot ping: {error}");
+    }
+    Ok(Opened {
+        listening: listen(config)?,
+        capture: capture.transpose()?,
+        control: control.transpose()?,
+        stop: Some(signals::termination().context("signals")?),
+    })
+}
+
+/// Listens at `path` for the guest, replacing a socket that nobody serves any more.
+pub fn stream(path: &Path, leftovers: &mut Leftovers) -> anyhow::Result<Stream> {
+    let what = || format!("--socket {}", path.display());
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => bail!("{}: exists and is not a socket", what()),
+        Ok(_) if UnixStream::connect(path).is_ok() => bail!("{}: another process serves it", what()),
+        Ok(_) => std::fs::remove_file(path).with_context(what)?,
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).with_context(what)?;
+    leftovers.0.push(path.to_owned());
+    info!("waiting for the guest at {}", path.display());
+    Ok(Stream::listen(listener)?)
+}
+
+/// Serves the guest on a descriptor that we were started with.
+pub fn inherited(fd: RawFd) -> anyhow::Result<Stream> {
+    let own = sandbox::adopt(fd).with_context(|| format!("--fd {fd}"))?;
+    Ok(Stream::connected(UnixStream::from(own))?)
+}
+
+/// Creates the tap in the guest's namespace and, if asked to, configures it there.
+pub fn tap(config: &TapConfig) -> anyhow::Result<Tap> {
+    let netns = namespace::open(&config.netns).with_context(|| format!("--netns {}", config.netns))?;
+    let made = namespace::inside(netns.as_fd(), || -> anyhow::Result<Tap> {
+        let tap = Tap::open(&config.ifname)?;
+        if let Some(setup) = &config.config_net {
+            netlink::configure(&config.ifname, setup)
+                .with_context(|| format!("--config-net {}", config.ifname))?;
+        } else if let Some(mac) = config.mac {
+            let setup = netlink::LinkSetup { mac: Some(mac.0), ..netlink::LinkSetup::default() };
+            netlink::configure(&config.ifname, &setup).with_context(|| format!("--ns-mac-addr {mac}"))?;
+        }
+        Ok(tap)
+    });
+    made.with_context(|| format!("--netns {}", config.netns))?
+}
+
+/// Binds every forwarded port.
+fn listen(config: &Config) -> anyhow::Result<Vec<Listening>> {
+    let limit = descriptor_limit();
+    let budget = limit / LISTENING_SHARE;
+    let mut listening = Vec::new();
+    for (flag, rules, protocol) in
+        [("--tcp-ports", &config.tcp_forward, Proto::Tcp), ("--udp-ports", &config.udp_forward, Proto::Udp)]
+    {
+        let wanted: usize = rules.iter().map(|rule| rule.ports.iter().count()).sum();
+        let before = listening.len();
+        for rule in rules {
+            listen_rule(flag, rule, protocol, budget, &mut listening)?;
+        }
+        let bound = listening.len() - before;
+        if bound < wanted {
+            warn!(
+                "{flag}: {bound} of {wanted} ports are forwarded; the others are taken, not permitted, or beyond \
+                 the limit of {limit} descriptors: raise RLIMIT_NOFILE (ulimit -n) for more"
+            );
+        } else if wanted > 0 {
+            info!("{flag}: {bound} ports are forwarded");
+        }
+    }
+    Ok(listening)
+}
+
+fn listen_rule(
+    flag: &str,
+    rule: &Rule,
+    protocol: Proto,
+    budget: usize,
+    listening: &mut Vec<Listening>,
+) -> anyhow::Result<()> {
+    for (port, guest_port) in rule.ports.iter() {
+        if rule.best_effort && listening.len() >= budget {
+            return Ok(());
+        }
+        match listen_port(rule, protocol, port, guest_port) {
+            Ok(listener) => listening.push(listener),
+            Err(Errno::MFILE | Errno::NFILE) if rule.best_effort => return Ok(()),
+            Err(_) if rule.best_effort => {}
+            Err(error @ (Errno::MFILE | Errno::NFILE)) => bail!(
+                "{flag}: port {port}: {error}; {} ports are bound, raise RLIMIT_NOFILE (ulimit -n) for more",
+                listening.len()
+            ),
+            Err(error) => bail!("{flag}: port {port}: {error}"),
+        }
+    }
+    Ok(())
+}
+
+/// One port on the rule's address, or on every address: both families at once where the kernel has IPv6.
+fn listen_port(rule: &Rule, protocol: Proto, port: u16, guest_port: u16) -> Result<Listening, Errno> {
+    let device = rule.interface.as_deref();
+    let on = |address: IpAddr| {
+        let address = SocketAddr::new(address, port);
+        let v6_only = rule.bind.is_some();
+        let socket = match protocol {
+            Proto::Tcp => tcp::listen(&address, v6_only, device)?,
+            Proto::Udp => udp::listen(address, v6_only, device)
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?,
+        };
+        Ok(Listening { protocol, socket, guest_port })
+    };
+    match rule.bind {
+        Some(address) => on(address),
+        None => match on(Ipv6Addr::UNSPECIFIED.into()) {
+            Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => on(Ipv4Addr::UNSPECIFIED.into()),
+            bound => bound,
+        },
+    }
+}
+
+fn descriptor_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}

@@ -1,0 +1,267 @@
+//! What this process will do, resolved: the command line, and what it leaves to the pod's own network.
+//!
+//! The only module that reads the environment. A [`Config`] never changes after it is made; making one gathers
+//! every fault instead of stopping at the first.
+
+mod addressing;
+mod dns;
+mod resolv_conf;
+mod summary;
+mod surroundings;
+mod values;
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use crate::answer::{Network, Services};
+use crate::cli::{Cli, Fault};
+use crate::flow::forward::{self, Rule};
+use crate::flow::nat::Nat;
+use crate::host::netlink::LinkSetup;
+use crate::wire::Mac;
+use addressing::Addressing;
+use values::Values;
+
+pub use resolv_conf::ResolvConf;
+pub use surroundings::Surroundings;
+
+/// Everything, resolved.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What the guest is told.
+    pub network: Network,
+    pub nat: Nat,
+    pub tcp_forward: Vec<Rule>,
+    pub udp_forward: Vec<Rule>,
+    pub transport: Transport,
+    pub outbound: Outbound,
+    pub protocols: Protocols,
+    /// Bind to addresses the pod does not have.
+    pub freebind: bool,
+    pub control: Option<PathBuf>,
+    pub pcap: Option<PathBuf>,
+    pub pid_file: Option<PathBuf>,
+    /// Quit when the guest's end closes.
+    pub one_off: bool,
+    pub foreground: bool,
+    pub log: Log,
+    pub run_as: Option<RunAs>,
+    /// What was skipped and why, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// The guest's end of the cable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Length-prefixed frames on a Unix socket that we listen on.
+    Stream {
+        socket: PathBuf,
+    },
+    /// The same on a connected descriptor we inherited.
+    StreamFd(RawFd),
+    Tap(Tap),
+}
+
+/// A tap in a guest's network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tap {
+    /// Process id, name or path; see [`crate::host::netlink::namespace::open`].
+    pub netns: String,
+    pub ifname: String,
+    /// Hardware address of the tap; `None` leaves the kernel's choice.
+    pub mac: Option<Mac>,
+    /// What to give the tap, with `--config-net`.
+    pub config_net: Option<LinkSetup>,
+}
+
+/// What outgoing sockets are bound to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outbound {
+    pub address4: Option<std::net::Ipv4Addr>,
+    pub address6: Option<std::net::Ipv6Addr>,
+    pub interface4: Option<String>,
+    pub interface6: Option<String>,
+}
+
+/// Which protocols are carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    pub tcp: bool,
+    pub udp: bool,
+    pub icmp: bool,
+}
+
+/// Where the log goes, and how much of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    pub verbosity: Verbosity,
+    /// `None` is standard error.
+    pub file: Option<PathBuf>,
+    /// Size at which the file drops its older half.
+    pub size_bytes: u64,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verbosity {
+    Quiet,
+    Normal,
+    Debug,
+    Trace,
+}
+
+/// Whom to become when started as root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunAs {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Config {
+    /// Resolves a command line, or says everything that is wrong with it.
+    pub fn resolve(cli: &Cli, around: &Surroundings) -> Result<Self, Vec<Fault>> {
+        let mut values = Values::default();
+        for flag in cli.unsupported.given() {
+            values.fault(flag, "not supported yet");
+        }
+        let mut warnings = Vec::new();
+        let protocols = Protocols { tcp: !cli.no_tcp, udp: !cli.no_udp, icmp: !cli.no_icmp };
+        let addressing = Addressing::resolve(cli, around, &mut values, &mut warnings);
+        let resolvers = dns::resolve(cli, around, &addressing, &mut values, &mut warnings);
+        let ndp = protocols.icmp && !cli.no_ndp;
+        let network = Network {
+            our_mac: addressing.our_mac,
+            mtu: addressing.mtu,
+            v4: addressing.v4,
+            v6: addressing.v6,
+            dns: resolvers.announced,
+            search: resolvers.search,
+            hostname: values.name("--hostname", &cli.hostname),
+            fqdn: values.name("--fqdn", &cli.fqdn),
+            services: Services {
+                dhcp: !cli.no_dhcp,
+                dhcpv6: !cli.no_dhcpv6,
+                ndp,
+                ra: ndp && !cli.no_ra,
+                announce_dns: !cli.no_dhcp_dns,
+                announce_search: !cli.no_dhcp_search,
+            },
+        };
+        let outbound = values.per_family("--outbound", &cli.outbound);
+        let config = Self {
+            nat: Nat { dns4: resolvers.dns4, dns6: resolvers.dns6, ..addressing.nat.clone() },
+            tcp_forward: ports(&mut values, "--tcp-ports", &cli.tcp_ports, around, protocols.tcp),
+            udp_forward: ports(&mut values, "--udp-ports", &cli.udp_ports, around, protocols.udp),
+            transport: transport(cli, around, &addressing, &mut values),
+            outbound: Outbound {
+                address4: outbound.v4,
+                address6: outbound.v6,
+                interface4: values.interface("--outbound-if4", &cli.outbound_if4),
+                interface6: values.interface("--outbound-if6", &cli.outbound_if6),
+            },
+            protocols,
+            freebind: cli.freebind,
+            control: values.path("--control", &cli.control),
+            pcap: values.path("--pcap", &cli.pcap),
+            pid_file: values.path("--pid", &cli.pid),
+            one_off: cli.one_off,
+            foreground: cli.foreground,
+            log: log(cli, &mut values),
+            run_as: run_as(cli, &mut values),
+            network,
+            warnings,
+        };
+        values.finish().map(|()| config)
+    }
+}
+
+/// The rules of one protocol; none when it is not carried, but they must be right all the same.
+fn ports(
+    values: &mut Values,
+    flag: &str,
+    specs: &[String],
+    around: &Surroundings,
+    carried: bool,
+) -> Vec<Rule> {
+    match forward::parse(specs, &around.ephemeral_ports) {
+        Ok(rules) if carried => rules,
+        Ok(_) => Vec::new(),
+        Err(errors) => {
+            for error in errors {
+                values.fault(flag, error.to_string());
+            }
+            Vec::new()
+        }
+    }
+}
+
+fn transport(cli: &Cli, around: &Surroundings, addressing: &Addressing, values: &mut Values) -> Transport {
+    let socket = values.socket_path("--socket", &cli.socket);
+    let fd = values.descriptor("--fd", &cli.fd);
+    let netns = values.once("--netns", &cli.netns).map(str::to_owned);
+    let ifname = values.interface("--ns-ifname", &cli.ns_ifname);
+    let mac = values.mac("--ns-mac-addr", &cli.ns_mac_addr);
+    let given = [("--socket", socket.is_some()), ("--fd", fd.is_some()), ("--netns", netns.is_some())];
+    let mut given = given.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag);
+    if let (Some(first), Some(second)) = (given.next(), given.next()) {
+        values.fault(second, format!("cannot be combined with {first}; the machine has one end"));
+    }
+    let of_a_tap = [
+        ("--netns-only", cli.netns_only),
+        ("--ns-ifname", ifname.is_some()),
+        ("--ns-mac-addr", mac.is_some()),
+        ("--config-net", cli.config_net),
+    ];
+    for (flag, _) in of_a_tap.iter().filter(|(_, given)| *given && netns.is_none()) {
+        values.fault(*flag, "needs --netns: without it there is no tap");
+    }
+    match (netns, fd) {
+        (Some(netns), _) => Transport::Tap(Tap {
+            netns,
+            ifname: ifname.or_else(|| around.uplink_name()).unwrap_or_else(|| "tap0".to_owned()),
+            mac,
+            config_net: cli.config_net.then(|| addressing.link_setup(mac)),
+        }),
+        (None, Some(fd)) => Transport::StreamFd(fd),
+        (None, None) => Transport::Stream { socket: socket.unwrap_or_else(|| around.free_socket.clone()) },
+    }
+}
+
+fn log(cli: &Cli, values: &mut Values) -> Log {
+    if cli.quiet && (cli.debug || cli.trace) {
+        values.fault("--quiet", "contradicts --debug and --trace");
+    }
+    let verbosity = match (cli.trace, cli.debug, cli.quiet) {
+        (true, _, _) => Verbosity::Trace,
+        (_, true, _) => Verbosity::Debug,
+        (_, _, true) => Verbosity::Quiet,
+        (false, false, false) => Verbosity::Normal,
+    };
+    let size = values.number("--log-size", &cli.log_size, LOG_SIZE_MIN_BYTES..=u64::from(u32::MAX));
+    Log {
+        verbosity,
+        file: values.path("--log-file", &cli.log_file),
+        size_bytes: size.unwrap_or(LOG_SIZE_BYTES),
+    }
+}
+
+fn run_as(cli: &Cli, values: &mut Values) -> Option<RunAs> {
+    let text = values.once("--runas", &cli.runas)?;
+    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+    match (uid.parse(), gid.parse()) {
+        // The largest number is "no change" to the kernel.
+        (Ok(uid), Ok(gid)) if uid != u32::MAX && gid != u32::MAX => Some(RunAs { uid, gid }),
+        _ => {
+            values.fault("--runas", format!("`{text}`: expected numbers, UID or UID:GID"));
+            None
+        }
+    }
+}
+
+/// Log size unless told otherwise, as passt's.
+const LOG_SIZE_BYTES: u64 = 1 << 20;
+/// The newest half must hold more than the start's own lines.
+const LOG_SIZE_MIN_BYTES: u64 = 4096;
+
+#[cfg(test)]
+mod tests;

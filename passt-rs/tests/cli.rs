@@ -1,0 +1,123 @@
+//! The binary from outside: what it says about a command line, and how it goes to the background.
+#![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "the whole file is tests")]
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+
+fn passt_rs(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_passt-rs")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// An address of each family makes a command line good also where there is no network.
+const ADDRESSES: [&str; 4] = ["-a", "192.0.2.2/24", "-a", "2001:db8::2/64"];
+
+#[test]
+fn mistakes_name_flag_and_piece_and_fail() {
+    let table: &[(&[&str], &[&str])] = &[
+        (&["--nonsense"], &["--nonsense: unknown option"]),
+        (&["-Z"], &["-Z: unknown option"]),
+        (&["stray"], &["stray: unexpected argument"]),
+        (&["--vhost-user"], &["--vhost-user: not supported yet"]),
+        (&["--tcp-ports", "22,80-79"], &["--tcp-ports: `80-79`: the range ends before it begins"]),
+        (
+            &["-t", "22:23,22:24"],
+            &["--tcp-ports: `22:24`: host port 22 is already forwarded to guest port 23"],
+        ),
+        (&["-u", "x"], &["--udp-ports: `x`: not a port (1 to 65535)"]),
+        (&["-i", "no-such-if0"], &["--interface: there is no interface named no-such-if0"]),
+        (
+            &["--nonsense", "--mtu", "70000", "-t", "0"],
+            &["--nonsense:", "--mtu: `70000`", "--tcp-ports: `0`: port 0"],
+        ),
+    ];
+    for (args, wanted) in table {
+        let output = passt_rs(&[&ADDRESSES, *args].concat());
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert_eq!(said.lines().count(), wanted.len() + 1, "{args:?}: {said}");
+        for (line, wanted) in said.lines().zip(*wanted) {
+            assert!(line.starts_with(&format!("passt-rs: {wanted}")), "{args:?}: {line}");
+        }
+    }
+}
+
+#[test]
+fn version_is_printed() {
+    let output = passt_rs(&["--version"]);
+    assert!(output.status.success());
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        concat!("passt-rs ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn help_and_the_manual_list_every_flag() {
+    let manual = include_str!("../../docs/command-line.md");
+    for help in ["-h", "--help"] {
+        let output = passt_rs(&[help]);
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        for flag in FLAGS.split_whitespace() {
+            assert!(text.split([' ', ',', '\n', '.']).any(|word| word == flag), "{flag} in {help}");
+            assert!(
+                manual.contains(&format!("`{flag}")) || manual.contains(&format!(" {flag}")),
+                "{flag} in the manual"
+            );
+        }
+    }
+}
+
+#[test]
+fn foreground_says_what_it_resolved() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let output = passt_rs(&[&ADDRESSES[..], &["-f", "-t", "22", "-s", socket.to_str().unwrap()]].concat());
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
+    for wanted in
+        ["IPv4: 192.0.2.2/24", "IPv6: 2001:db8::2/64", "TCP forwarded in: * 22", "machine's end: socket "]
+    {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+}
+
+#[test]
+fn background_writes_pid_and_log_and_returns_when_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let (pid, log) = (directory.path().join("pid"), directory.path().join("log"));
+    let paths = ["-P", pid.to_str().unwrap(), "-l", log.to_str().unwrap()];
+    let output = passt_rs(&[&ADDRESSES[..], &paths].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+    let pid: u32 = fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+    assert!(pid > 1);
+    assert!(fs::read_to_string(log).unwrap().contains("IPv4: 192.0.2.2/24"));
+}
+
+#[test]
+fn failure_in_the_background_fails_the_one_who_waits() {
+    let table: &[(&[&str], &str)] = &[
+        (&["-P", "/no/such/directory/pid"], "--pid"),
+        (&["-l", "/no/such/directory/log"], "--log-file"),
+        (&["-F", "999"], "--fd"),
+    ];
+    for (args, wanted) in table {
+        let output = passt_rs(&[&ADDRESSES, *args].concat());
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(stderr(&output).contains(wanted), "{args:?}: {}", stderr(&output));
+    }
+}
+
+const FLAGS: &str = "
+    -f --foreground -d --debug --trace -q --quiet -l --log-file --log-size -P --pid -1 --one-off --runas --control
+    -h --help --version -s --socket -F --fd --netns --netns-only -I --ns-ifname --ns-mac-addr --config-net -p --pcap
+    -m --mtu -a --address -n --netmask -M --mac-addr -g --gateway -i --interface -o --outbound
+    --outbound-if4 --outbound-if6 -4 --ipv4-only -6 --ipv6-only -D --dns --dns-forward --dns-host -S --search
+    -H --hostname --fqdn --dhcp-dns --no-dhcp-dns --dhcp-search --no-dhcp-search --no-dhcp --no-dhcpv6 --no-ndp
+    --no-ra --no-tcp --no-udp --no-icmp --freebind --no-map-gw --map-host-loopback --map-guest-addr
+    -t --tcp-ports -u --udp-ports";
