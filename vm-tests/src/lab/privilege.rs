@@ -3,6 +3,7 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
 use rustix::mount::{MountFlags, mount};
@@ -18,12 +19,7 @@ const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 /// Returns as root: of the machine, or of a user namespace in which the whole program was started again.
 pub(super) fn ensure() -> anyhow::Result<()> {
     if std::env::var_os(INSIDE).is_some() {
-        // `ip netns` keeps its names below /run, which belongs to the machine's root.
-        if !std::path::Path::new("/run/netns").exists() {
-            mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).context("mount a /run of our own")?;
-            std::fs::create_dir_all("/run/netns").context("create /run/netns")?;
-        }
-        return Ok(());
+        return own_run_directory();
     }
     if rustix::process::geteuid().is_root() {
         return Ok(());
@@ -36,6 +32,19 @@ pub(super) fn ensure() -> anyhow::Result<()> {
         .env(INSIDE, "1")
         .exec();
     Err(error).context("labs need root, or `unshare` and the right to create user namespaces")
+}
+
+/// `ip netns` keeps its names below /run, which belongs to the machine's root; inside, there is one of our own.
+fn own_run_directory() -> anyhow::Result<()> {
+    static MOUNTED: Mutex<bool> = Mutex::new(false);
+
+    let mut mounted = MOUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*mounted {
+        mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).context("mount a /run of our own")?;
+        std::fs::create_dir("/run/netns").context("create /run/netns")?;
+        *mounted = true;
+    }
+    Ok(())
 }
 
 /// Makes every program in `namespaces` use CUBIC, which all contenders then share whatever the machine prefers.
