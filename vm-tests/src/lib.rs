@@ -1,3 +1,4 @@
 //! Black-box labs of Sluice: they run binaries and look at what comes out; they import none of our other crates.
 
 pub mod lab;
+pub mod traffic;
