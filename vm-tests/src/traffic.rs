@@ -14,15 +14,19 @@ mod stream;
 mod exchange;
 mod datagram;
 mod hold;
+pub mod drive;
 
 pub use role::Role;
+
+use std::process::ExitCode;
 
 use args::Args;
 
 const USAGE: &str = "usage: traffic COMMAND [OPTIONS]
-  serve       [--bind ADDRESS]...                       every role, each on its port
+  serve       [--bind ADDRESS]... [--shift N]           every role, each on its port (plus N)
   stream      --connect A:P [--direction out|in] [--seconds S] [--flows N] [--buffer BYTES] [--verify] [--bytes N]
   rr          --connect A:P [--seconds S]               one byte there and back
+              [--rounds]     a run for each line of standard input, all on one connection
   crr         --connect A:P [--seconds S] [--flows N] [--count N]   connect, one byte there and back, close
   udp-rr      --connect A:P [--seconds S] [--size BYTES] [--count N]
   udp-stream  --connect A:P --count-at A:P [--rate BITS] [--size BYTES] [--seconds S]
@@ -30,7 +34,17 @@ const USAGE: &str = "usage: traffic COMMAND [OPTIONS]
   relay       --map LISTEN=CONNECT...                   a plain read/write loop between TCP connections";
 
 /// Runs the command named by the first argument.
-pub fn main(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
+pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let mut arguments = arguments.skip(1);
     let command = arguments.next().unwrap_or_default();
     let args = Args::parse(arguments)?;

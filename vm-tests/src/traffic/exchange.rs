@@ -14,16 +14,29 @@ use super::{report, socket};
 pub(super) fn rr(mut args: Args) -> anyhow::Result<()> {
     let address: SocketAddr = args.required("connect")?;
     let seconds = args.seconds(1.0)?;
+    let rounds = args.flag("rounds")?;
     args.finish()?;
     let mut stream = socket::connect(address)?;
+    if !rounds {
+        return exchange_for(&mut stream, seconds, "rr");
+    }
+    report(&json!({ "connected": true }));
+    for (round, line) in std::io::stdin().lines().enumerate() {
+        line.context("read standard input")?;
+        exchange_for(&mut stream, seconds, &format!("rr-round-{round}"))?;
+    }
+    Ok(())
+}
+
+fn exchange_for(stream: &mut TcpStream, seconds: Duration, name: &str) -> anyhow::Result<()> {
     let mut latencies = Latencies::default();
     let start = Instant::now();
     while start.elapsed() < seconds {
         let sent = Instant::now();
-        exchange(&mut stream)?;
+        exchange(stream)?;
         latencies.push(sent.elapsed());
     }
-    report_exchanges("rr", latencies, start.elapsed());
+    report_exchanges(name, latencies, start.elapsed());
     Ok(())
 }
 

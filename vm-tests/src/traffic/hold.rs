@@ -16,8 +16,11 @@ use super::latency::Latencies;
 use super::report;
 use super::socket::Poll;
 
-/// Attempts under way at the same time: many, but fewer than a listener's backlog.
-const WINDOW: usize = 256;
+/// Attempts under way at the same time: many, but fewer than a tap queues.
+const WINDOW: usize = 512;
+
+/// An attempt under way for longer no longer keeps others from being made.
+const ATTENTION: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -36,6 +39,12 @@ struct Attempt {
     state: State,
 }
 
+impl Attempt {
+    fn is_under_way(&self) -> bool {
+        matches!(self.state, State::Connecting | State::Echoing)
+    }
+}
+
 #[derive(Debug)]
 struct Holder {
     address: SocketAddr,
@@ -44,6 +53,10 @@ struct Holder {
     /// By token.
     attempts: Vec<Attempt>,
     under_way: usize,
+    /// Tokens below this have had their share of attention...
+    aged: usize,
+    /// ...and so many of them are still under way.
+    overdue: usize,
     established: Latencies,
     refused: Latencies,
     failed: usize,
@@ -63,6 +76,8 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<()> {
         poll: Poll::new()?,
         attempts: Vec::with_capacity(count),
         under_way: 0,
+        aged: 0,
+        overdue: 0,
         established: Latencies::default(),
         refused: Latencies::default(),
         failed: 0,
@@ -98,14 +113,24 @@ impl Holder {
     /// Makes `count` attempts; returns when all have ended or at the deadline.
     fn open(&mut self, count: usize, deadline: Instant) -> anyhow::Result<()> {
         while (self.attempts.len() < count || self.under_way > 0) && Instant::now() < deadline {
-            while self.attempts.len() < count && self.under_way < WINDOW {
+            self.age();
+            while self.attempts.len() < count && self.under_way - self.overdue < WINDOW {
                 self.begin()?;
             }
-            for (token, _) in self.poll.wait(Some(Duration::from_millis(100)))? {
+            for (token, _) in self.poll.wait(Some(Duration::from_millis(20)))? {
                 self.advance(token)?;
             }
         }
         Ok(())
+    }
+
+    fn age(&mut self) {
+        while let Some(attempt) =
+            self.attempts.get(self.aged).filter(|attempt| attempt.begun.elapsed() > ATTENTION)
+        {
+            self.overdue += usize::from(attempt.is_under_way());
+            self.aged += 1;
+        }
     }
 
     fn begin(&mut self) -> anyhow::Result<()> {
@@ -148,8 +173,8 @@ impl Holder {
                 let interest = if state == State::Echoing { EventFlags::IN } else { EventFlags::empty() };
                 self.poll.modify(socket, token, interest)?;
                 if state == State::Held {
-                    self.under_way -= 1;
                     self.established.push(attempt.begun.elapsed());
+                    self.ended(token);
                 }
             }
             Err(errno) => self.fail(token, errno),
@@ -161,21 +186,24 @@ impl Holder {
         let Some(attempt) = self.attempts.get_mut(token) else { return };
         attempt.state = State::Gone;
         attempt.socket = None;
-        self.under_way -= 1;
         if errno == Errno::CONNREFUSED || errno == Errno::CONNRESET {
             self.refused.push(attempt.begun.elapsed());
         } else {
             self.failed += 1;
             self.failure = Some(errno);
         }
+        self.ended(token);
+    }
+
+    /// Counts an attempt that is no longer under way.
+    fn ended(&mut self, token: usize) {
+        self.under_way -= 1;
+        self.overdue -= usize::from(token < self.aged);
     }
 
     /// Closes what is still under way; returns how many.
     fn give_up(&mut self) -> usize {
-        let pending = self
-            .attempts
-            .iter_mut()
-            .filter(|attempt| matches!(attempt.state, State::Connecting | State::Echoing));
+        let pending = self.attempts.iter_mut().filter(|attempt| attempt.is_under_way());
         pending.map(|attempt| attempt.socket = None).count()
     }
 

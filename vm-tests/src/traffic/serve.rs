@@ -26,11 +26,12 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<()> {
         addresses
             .push(text.parse::<IpAddr>().with_context(|| format!("--bind: {text:?} is not an address"))?);
     }
+    let shift = args.or("shift", 0_u16)?;
     args.finish()?;
     if addresses.is_empty() {
         addresses.push(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
     }
-    let mut server = Server::bind(&addresses)?;
+    let mut server = Server::bind(&addresses, shift)?;
     report(&json!({ "ready": true }));
     loop {
         server.turn()?;
@@ -59,7 +60,7 @@ struct Server {
 }
 
 impl Server {
-    fn bind(addresses: &[IpAddr]) -> anyhow::Result<Self> {
+    fn bind(addresses: &[IpAddr], shift: u16) -> anyhow::Result<Self> {
         let mut content = vec![0; BUFFER_BYTES];
         pattern::fill(&mut content, 0);
         let mut server = Self {
@@ -72,14 +73,14 @@ impl Server {
         };
         for &address in addresses {
             for role in Role::TCP {
-                let at = SocketAddr::new(address, role.port());
+                let at = SocketAddr::new(address, role.port() + shift);
                 let listener = TcpListener::bind(at).with_context(|| format!("listen on TCP {at}"))?;
                 listener.set_nonblocking(true).context("make a listener non-blocking")?;
                 server.poll.add(&listener, server.sources.len(), EventFlags::IN)?;
                 server.sources.push(Source::Listener(listener, role));
             }
             for role in Role::UDP {
-                let service = UdpService::bind(SocketAddr::new(address, role.port()), role)?;
+                let service = UdpService::bind(SocketAddr::new(address, role.port() + shift), role)?;
                 server.poll.add(service.socket(), server.sources.len(), EventFlags::IN)?;
                 server.sources.push(Source::Udp(service));
             }
