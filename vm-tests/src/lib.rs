@@ -1,1 +1,5 @@
-//! Labs.
+//! Black-box labs of Sluice: they run binaries and look at what comes out; they import none of our other crates.
+
+pub mod lab;
+pub mod traffic;
+pub mod bench;

@@ -1,0 +1,193 @@
+//! The results as people and programs read them: a table on the terminal, performance.md with the same table and a
+//! picture, and every sample in performance.json.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use serde_json::json;
+
+use super::contender::Contender;
+use super::table::{self, Cells, Line, Target};
+use super::{Options, chart, machine};
+
+#[derive(Debug)]
+pub(super) struct Report<'a> {
+    pub(super) options: &'a Options,
+    /// Kernel, relay, peer, ours.
+    pub(super) contenders: &'a [Contender; 4],
+    pub(super) cells: &'a Cells,
+}
+
+impl Report<'_> {
+    #[expect(clippy::print_stdout, reason = "the table is what was asked for")]
+    pub(super) fn print(&self) {
+        println!("{}", self.table());
+    }
+
+    pub(super) fn write(&self) -> anyhow::Result<()> {
+        let directory = &self.options.output;
+        fs::create_dir_all(directory)?;
+        fs::write(directory.join("performance.md"), self.page())?;
+        fs::write(directory.join("performance.svg"), chart::draw(self.contenders, self.cells))?;
+        fs::write(directory.join("performance.json"), format!("{:#}\n", self.samples()))?;
+        Ok(())
+    }
+
+    fn page(&self) -> String {
+        format!(
+            "# Performance\n\n\
+             Made by `{command}`; do not edit. Medians of {repetitions} runs of {seconds} s each. Every repetition\n\
+             visits all contenders in turn, because timings of one machine drift by tens of percent; compare within\n\
+             a line only. Each contender has a lab of its own: the outside, a pod behind a veth, and a guest, which\n\
+             is the kernel's own TCP/IP on a tap (passt, passt-rs) or on a second veth (kernel NAT, plain relay).\n\n\
+             Machine: {machine}. All programs share CUBIC and the kernel's default buffer sizes.\n\
+             passt is {peer}.\n\n\
+             ![TCP throughput and request rates of the four contenders](performance.svg)\n\n\
+             {table}\n\
+             - *kernel NAT*: the pod's kernel forwards and translates, as KubeVirt's masquerade binding has it.\n\
+             - *plain relay*: one thread reads up to 64 KiB from one socket and writes them to another; the guest\n\
+               connects to the relay itself, so no frame is ever translated. The most a translator can hope for.\n\
+             - A translator may have 20 000 descriptors, as in a pod.\n\
+             - \"CPU of the whole machine\" counts both ends of the traffic too, and whatever else ran.\n\n\
+             All samples are in [performance.json](performance.json).\n",
+            command = self.options.command_line,
+            repetitions = self.options.repetitions,
+            seconds = self.options.seconds,
+            machine = machine::describe(),
+            peer = self.peer_version(),
+            table = self.table(),
+        )
+    }
+
+    fn table(&self) -> String {
+        let [kernel, relay, peer, ours] = self.contenders;
+        let mut text = format!(
+            "| | {} | {} | {} | {} | of relay | of passt | target |\n|---|---:|---:|---:|---:|---:|---:|---|\n",
+            kernel.name(),
+            relay.name(),
+            peer.name(),
+            ours.name()
+        );
+        let mut notes = Notes::default();
+        for line in table::lines().into_iter().filter(|line| self.cells.has(line.probe)) {
+            let unit = if line.unit.is_empty() { String::new() } else { format!(", {}", line.unit) };
+            let _ = write!(text, "| {}{unit} |", line.title);
+            for contender in self.contenders {
+                let _ = write!(text, " {} |", self.cell(&line, contender, &mut notes));
+            }
+            let median = |contender| self.cells.median(contender, line.probe, line.number);
+            for other in [relay, peer] {
+                let _ = write!(text, " {} |", ratio(median(ours), median(other)));
+            }
+            let verdict = |target: &Target| {
+                let mark = match target.is_met(median(ours), median(relay), median(peer)) {
+                    Some(true) => "✓",
+                    Some(false) => "✗",
+                    None => "?",
+                };
+                format!("{} {mark}", target.text())
+            };
+            let targets: Vec<_> = line.targets.iter().map(verdict).collect();
+            let _ = writeln!(text, " {} |", targets.join(", "));
+        }
+        text.push('\n');
+        for (number, note) in notes.texts.iter().enumerate() {
+            let _ = writeln!(text, "{}. {note}", number + 1);
+        }
+        text
+    }
+
+    fn cell(&self, line: &Line, contender: &Contender, notes: &mut Notes) -> String {
+        let excuse = self.cells.excuse_of(contender, line.probe);
+        let median = self.cells.median(contender, line.probe, line.number);
+        match (median, excuse) {
+            (Some(median), None) => shown(median),
+            (Some(median), Some(excuse)) => {
+                format!("{} ({})", shown(median), notes.number(&format!("some runs failed: {excuse}")))
+            }
+            (None, Some(excuse)) => format!("- ({})", notes.number(&self.without_paths(excuse))),
+            (None, None) => "-".to_owned(),
+        }
+    }
+
+    /// A page must not name the directories of the machine it was made on.
+    fn without_paths(&self, text: &str) -> String {
+        [&self.options.peer, &self.options.passt_rs].iter().fold(text.to_owned(), |text, path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            text.replace(&path.display().to_string(), &name)
+        })
+    }
+
+    fn peer_version(&self) -> String {
+        let output = std::process::Command::new(&self.options.peer).arg("--version").output();
+        let text =
+            output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let first = text.lines().next().unwrap_or_default().trim();
+        let version =
+            first.split_whitespace().filter(|word| !word.starts_with('/')).collect::<Vec<_>>().join(" ");
+        if version.is_empty() { "of unknown version".to_owned() } else { format!("\"{version}\"") }
+    }
+
+    fn samples(&self) -> serde_json::Value {
+        let mut cells = Vec::new();
+        for line in table::lines().into_iter().filter(|line| self.cells.has(line.probe)) {
+            for contender in self.contenders {
+                cells.push(json!({
+                    "row": line.probe.id(),
+                    "number": line.number,
+                    "unit": line.unit,
+                    "contender": contender.name(),
+                    "median": self.cells.median(contender, line.probe, line.number),
+                    "samples": self.cells.samples(contender, line.probe, line.number),
+                    "note": self.cells.excuse_of(contender, line.probe).map(|text| self.without_paths(text)),
+                }));
+            }
+        }
+        json!({
+            "command": self.options.command_line,
+            "machine": machine::describe(),
+            "peer": self.peer_version(),
+            "seconds": self.options.seconds,
+            "repetitions": self.options.repetitions,
+            "cells": cells,
+        })
+    }
+}
+
+/// A note says why, not everything a log says.
+const NOTE_CHARACTERS: usize = 300;
+
+/// Footnotes, each text once.
+#[derive(Debug, Default)]
+struct Notes {
+    texts: Vec<String>,
+}
+
+impl Notes {
+    fn number(&mut self, text: &str) -> usize {
+        let text = text.replace(['\n', '|'], " ").chars().take(NOTE_CHARACTERS).collect::<String>();
+        if let Some(at) = self.texts.iter().position(|known| *known == text) {
+            return at + 1;
+        }
+        self.texts.push(text);
+        self.texts.len()
+    }
+}
+
+fn ratio(ours: Option<f64>, other: Option<f64>) -> String {
+    match (ours, other) {
+        (Some(ours), Some(other)) if other > 0.0 => format!("{}×", shown(ours / other)),
+        _ => "-".to_owned(),
+    }
+}
+
+/// Three significant digits.
+fn shown(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}

@@ -1,0 +1,278 @@
+//! What is measured, and how: a probe runs traffic through a contender once and returns numbers by name.
+//! It must never compare; that is the table's job.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use super::contender::{Contender, Running};
+use super::process;
+use crate::lab::{Child, Namespace};
+use crate::traffic::Role;
+use crate::traffic::drive::{self, number};
+
+/// How long a report of the traffic tool may take beyond its own limits.
+const REPORT_LIMIT: Duration = Duration::from_secs(90);
+
+/// How long connections are waited for.
+const OPENING_SECONDS: u32 = 20;
+
+/// Added to the ports of the second server.
+const SECOND_SERVER: u16 = 100;
+
+const GIB: f64 = (1_u64 << 30) as f64;
+
+/// Seen from the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Direction {
+    Out,
+    In,
+}
+
+/// One kind of run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Probe {
+    Stream {
+        direction: Direction,
+        mtu: u32,
+        flows: usize,
+    },
+    Rr,
+    Crr {
+        flows: usize,
+    },
+    UdpRr,
+    UdpStream {
+        direction: Direction,
+        gbit_offered: u32,
+    },
+    /// Memory before any traffic.
+    Start,
+    /// Request and response on a connection that was there first, while so many others are asked for.
+    Hold {
+        count: usize,
+    },
+}
+
+/// Numbers by name, as the table asks for them.
+pub(super) type Numbers = BTreeMap<&'static str, f64>;
+
+impl Probe {
+    pub(super) const fn mtu(self) -> u32 {
+        match self {
+            Self::Stream { mtu, .. } => mtu,
+            Self::Rr
+            | Self::Crr { .. }
+            | Self::UdpRr
+            | Self::UdpStream { .. }
+            | Self::Start
+            | Self::Hold { .. } => 1500,
+        }
+    }
+
+    /// Whether it needs a contender that has carried nothing before.
+    pub(super) const fn wants_fresh_start(self) -> bool {
+        matches!(self, Self::Start | Self::Hold { .. })
+    }
+
+    pub(super) fn id(self) -> String {
+        let name = |direction| match direction {
+            Direction::Out => "out",
+            Direction::In => "in",
+        };
+        match self {
+            Self::Stream { direction, mtu, flows } => format!("stream-{}-{mtu}-{flows}", name(direction)),
+            Self::Rr => "rr".to_owned(),
+            Self::Crr { flows } => format!("crr-{flows}"),
+            Self::UdpRr => "udp-rr".to_owned(),
+            Self::UdpStream { direction, gbit_offered } => {
+                format!("udp-stream-{}-{gbit_offered}G", name(direction))
+            }
+            Self::Start => "start".to_owned(),
+            Self::Hold { count } => format!("hold-{count}"),
+        }
+    }
+
+    /// Why this contender cannot run this probe at all, if so.
+    pub(super) fn cannot(self, contender: &Contender) -> Option<&'static str> {
+        match (self, contender) {
+            (Self::Start, Contender::KernelNat) => Some("no process"),
+            (Self::UdpRr | Self::UdpStream { .. }, Contender::Relay) => Some("relays TCP only"),
+            (Self::Hold { .. }, Contender::Relay) => {
+                Some("two descriptors for each connection: so many do not fit in the limit")
+            }
+            (
+                Self::Stream { .. }
+                | Self::Rr
+                | Self::Crr { .. }
+                | Self::UdpRr
+                | Self::UdpStream { .. }
+                | Self::Start
+                | Self::Hold { .. },
+                Contender::KernelNat | Contender::Relay | Contender::Peer(_) | Contender::Ours(_),
+            ) => None,
+        }
+    }
+
+    /// Runs it once.
+    pub(super) fn run(self, running: &Running, seconds: f64) -> anyhow::Result<Numbers> {
+        match self {
+            Self::Stream { direction, flows, .. } => stream(running, direction, flows, seconds),
+            Self::Rr => rr(running, seconds),
+            Self::Crr { flows } => crr(running, flows, seconds),
+            Self::UdpRr => udp_rr(running, seconds),
+            Self::UdpStream { direction, gbit_offered } => {
+                udp_stream(running, direction, gbit_offered, seconds)
+            }
+            Self::Start => {
+                let mib = running.resident_mib_at_start.context("it has no process")?;
+                Ok(Numbers::from([("resident_mib", mib)]))
+            }
+            Self::Hold { count } => hold(running, count, seconds),
+        }
+    }
+}
+
+impl Running {
+    /// Who starts the traffic of this direction, and whom it speaks to.
+    fn ends(&self, direction: Direction) -> (&Namespace, IpAddr) {
+        match direction {
+            Direction::Out => (self.lab.guest(), self.outbound),
+            Direction::In => (self.lab.world(), self.inbound),
+        }
+    }
+
+    fn run(&self, direction: Direction, command: &str, role: Role, more: &str) -> anyhow::Result<Value> {
+        let (namespace, address) = self.ends(direction);
+        let at = SocketAddr::new(address, role.port());
+        drive::run(namespace, &format!("{command} --connect {at} {more}"))
+    }
+}
+
+fn stream(running: &Running, direction: Direction, flows: usize, seconds: f64) -> anyhow::Result<Numbers> {
+    let pid = running.process.as_ref().map(Child::pid);
+    let used = || pid.map(process::cpu_seconds).transpose();
+    let (process_before, machine_before) = (used()?, process::machine_cpu_seconds()?);
+    let line = format!("--flows {flows} --seconds {seconds}");
+    let result = running.run(direction, "stream", Role::Sink, &line)?;
+    let gib = number(&result, "bytes")? / GIB;
+    let mut numbers = Numbers::from([
+        ("gbit_per_second", number(&result, "bits_per_second")? / 1e9),
+        ("machine_cpu_seconds_per_gib", (process::machine_cpu_seconds()? - machine_before) / gib),
+    ]);
+    if let (Some(before), Some(after)) = (process_before, used()?) {
+        numbers.insert("cpu_seconds_per_gib", (after - before) / gib);
+    }
+    Ok(numbers)
+}
+
+fn rr(running: &Running, seconds: f64) -> anyhow::Result<Numbers> {
+    let result = running.run(Direction::Out, "rr", Role::Echo, &format!("--seconds {seconds}"))?;
+    exchange(&result)
+}
+
+fn crr(running: &Running, flows: usize, seconds: f64) -> anyhow::Result<Numbers> {
+    let line = format!("--flows {flows} --seconds {seconds}");
+    exchange(&running.run(Direction::Out, "crr", Role::OneShot, &line)?)
+}
+
+fn udp_rr(running: &Running, seconds: f64) -> anyhow::Result<Numbers> {
+    exchange(&running.run(Direction::Out, "udp-rr", Role::UdpEcho, &format!("--seconds {seconds}"))?)
+}
+
+fn exchange(result: &Value) -> anyhow::Result<Numbers> {
+    Ok(Numbers::from([
+        ("per_second", number(result, "per_second")?),
+        ("p50_us", number(result, "p50_us")?),
+        ("p99_us", number(result, "p99_us")?),
+    ]))
+}
+
+fn udp_stream(
+    running: &Running,
+    direction: Direction,
+    gbit_offered: u32,
+    seconds: f64,
+) -> anyhow::Result<Numbers> {
+    let (_, address) = running.ends(direction);
+    let count_at = SocketAddr::new(address, Role::UdpCounters.port());
+    let line = format!("--count-at {count_at} --rate {gbit_offered}G --size 1400 --seconds {seconds}");
+    let result = running.run(direction, "udp-stream", Role::UdpSink, &line)?;
+    Ok(Numbers::from([
+        ("sent_gbit_per_second", number(&result, "sent_bits_per_second")? / 1e9),
+        ("delivered_gbit_per_second", number(&result, "delivered_bits_per_second")? / 1e9),
+    ]))
+}
+
+fn hold(running: &Running, count: usize, seconds: f64) -> anyhow::Result<Numbers> {
+    let (lab, guest) = (&running.lab, running.lab.guest());
+    let echo = SocketAddr::new(running.outbound, Role::Echo.port());
+    let line = format!("rr --rounds --connect {echo} --seconds {seconds}");
+    let mut requests = drive::start(lab, guest, "rr-beside-hold", &line)?;
+    requests.wait_for_line(REPORT_LIMIT, "connected")?;
+    let mut round = |number: u32| {
+        requests.write("\n")?;
+        drive::result(&mut requests, REPORT_LIMIT, &format!("rr-round-{number}"))
+    };
+    round(0)?; // warms up
+    let before = round(1)?;
+    let pid = running.process.as_ref().map(Child::pid);
+    let descriptors_before = pid.map(process::descriptors).transpose()?;
+
+    // A process may have fewer descriptors than connections are asked for: two clients, two servers.
+    let _second_server = drive::serve_shifted(lab, lab.world(), &lab.servers(), SECOND_SERVER)?;
+    let holder = |name, shift| {
+        let at = SocketAddr::new(running.outbound, Role::Echo.port() + shift);
+        let line = format!("hold --echo --count {} --seconds {OPENING_SECONDS} --connect {at}", count / 2);
+        drive::start(lab, guest, name, &line)
+    };
+    let mut holders = [holder("hold-1", 0)?, holder("hold-2", SECOND_SERVER)?];
+    let mut opened = Vec::new();
+    for holder in &mut holders {
+        opened.push(drive::result(holder, REPORT_LIMIT, "asked")?);
+    }
+    let during = round(2)?;
+    let each = |field| opened.iter().map(|result| number(result, field)).collect::<anyhow::Result<Vec<_>>>();
+    let sum = |field| Ok::<f64, anyhow::Error>(each(field)?.iter().sum());
+    let worst = |field| Ok::<f64, anyhow::Error>(each(field)?.into_iter().fold(0.0, f64::max));
+    let established = sum("established")?;
+    anyhow::ensure!(established > 0.0, "no connection could be opened: {opened:?}");
+
+    let mut numbers = Numbers::from([
+        ("established", established),
+        ("refused", sum("refused")?),
+        ("unanswered", sum("unanswered")? + sum("failed")? + sum("not_tried")?),
+        ("opening_seconds", worst("seconds")?),
+        ("rr_before_per_second", number(&before, "per_second")?),
+        ("rr_during_per_second", number(&during, "per_second")?),
+        ("rr_kept", number(&during, "per_second")? / number(&before, "per_second")?),
+        ("rr_before_p99_us", number(&before, "p99_us")?),
+        ("rr_during_p99_us", number(&during, "p99_us")?),
+        ("rr_p99_growth", number(&during, "p99_us")? / number(&before, "p99_us")?),
+    ]);
+    for name in ["refused_p50_us", "refused_p99_us"] {
+        if let Ok(us) = worst(name) {
+            numbers.insert(name, us);
+        }
+    }
+    let after =
+        pid.map(|pid| anyhow::Ok((process::descriptors(pid)?, process::resident_mib(pid)?))).transpose()?;
+    let mut held = 0.0;
+    for holder in &mut holders {
+        holder.close_stdin();
+        held += number(&drive::result(holder, REPORT_LIMIT, "hold-end")?, "held")?;
+    }
+    numbers.insert("held", held);
+    if let (Some((descriptors, resident_mib)), Some(before)) = (after, descriptors_before) {
+        numbers.insert("resident_mib", resident_mib);
+        if held > 0.0 {
+            #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+            let added = descriptors.saturating_sub(before) as f64;
+            numbers.insert("descriptors_per_connection", added / held);
+        }
+    }
+    Ok(numbers)
+}

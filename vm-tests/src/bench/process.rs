@@ -1,0 +1,45 @@
+//! What the kernel says a process, or the whole machine, has used.
+
+use std::fs;
+
+use anyhow::Context as _;
+
+/// CPU seconds a process has used, all threads, in user and kernel mode.
+pub(super) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read its CPU time")?;
+    // The name, in parentheses, may contain anything; utime and stime are fields 14 and 15, the state is field 3.
+    let (_, fields) = stat.rsplit_once(')').context("a name in its status")?;
+    let ticks: u64 =
+        fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Ok(seconds(ticks))
+}
+
+/// CPU seconds everything on the machine has used.
+pub(super) fn machine_cpu_seconds() -> anyhow::Result<f64> {
+    let stat = fs::read_to_string("/proc/stat").context("read the machine's CPU time")?;
+    let line = stat.lines().next().unwrap_or_default();
+    let columns = line.split_whitespace().skip(1).filter_map(|ticks| ticks.parse::<u64>().ok());
+    // user nice system idle iowait irq softirq steal; what follows is contained in user and nice.
+    let busy =
+        columns.take(8).enumerate().filter(|(column, _)| ![3, 4, 7].contains(column)).map(|(_, ticks)| ticks);
+    Ok(seconds(busy.sum()))
+}
+
+/// Memory in use, in MiB.
+pub(super) fn resident_mib(pid: u32) -> anyhow::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read its memory")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("its resident memory")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse().context("its resident memory")?;
+    Ok(kib / 1024.0)
+}
+
+/// Open descriptors.
+pub(super) fn descriptors(pid: u32) -> anyhow::Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd")).context("read its descriptors")?.count())
+}
+
+fn seconds(ticks: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a measurement has fewer than 53 significant bits")]
+    let (ticks, per_second) = (ticks as f64, rustix::param::clock_ticks_per_second() as f64);
+    ticks / per_second
+}
