@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::capture::Capture;
-use crate::config::{Config, Tap as TapConfig};
+use crate::config::{Config, Tap as TapConfig, Transport};
 use crate::control::Control;
 use crate::flow::forward::Rule;
 use crate::guest::{Stream, Tap};
@@ -92,8 +92,20 @@ pub fn open(config: &Config, leftovers: &mut Leftovers) -> anyhow::Result<Opened
     })
 }
 
+/// The stream transport of `transport`, which is not a tap.
+pub fn stream(transport: &Transport, leftovers: &mut Leftovers) -> anyhow::Result<Stream> {
+    match transport {
+        Transport::Stream { socket } => listening(socket, leftovers),
+        Transport::StreamFd(fd) => {
+            let own = sandbox::adopt(*fd).with_context(|| format!("--fd {fd}"))?;
+            Ok(Stream::connected(UnixStream::from(own))?)
+        }
+        Transport::Tap(tap) => bail!("--netns {}: the tap is opened before privileges go", tap.netns),
+    }
+}
+
 /// Listens at `path` for the guest, replacing a socket that nobody serves any more.
-pub fn stream(path: &Path, leftovers: &mut Leftovers) -> anyhow::Result<Stream> {
+fn listening(path: &Path, leftovers: &mut Leftovers) -> anyhow::Result<Stream> {
     let what = || format!("--socket {}", path.display());
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => bail!("{}: exists and is not a socket", what()),
@@ -105,12 +117,6 @@ pub fn stream(path: &Path, leftovers: &mut Leftovers) -> anyhow::Result<Stream> 
     leftovers.0.push(path.to_owned());
     info!("waiting for the guest at {}", path.display());
     Ok(Stream::listen(listener)?)
-}
-
-/// Serves the guest on a descriptor that we were started with.
-pub fn inherited(fd: RawFd) -> anyhow::Result<Stream> {
-    let own = sandbox::adopt(fd).with_context(|| format!("--fd {fd}"))?;
-    Ok(Stream::connected(UnixStream::from(own))?)
 }
 
 /// Creates the tap in the guest's namespace and, if asked to, configures it there.

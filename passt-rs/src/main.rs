@@ -9,7 +9,7 @@ use anyhow::Context;
 use passt_rs::assemble::{self, Leftovers};
 use passt_rs::cli::{self, Asked, Fault};
 use passt_rs::config::{Config, Surroundings, Transport};
-use passt_rs::guest::Guest;
+use passt_rs::guest::{Guest, Tap};
 use passt_rs::logging;
 use passt_rs::relay::Relay;
 use passt_rs::sandbox::{self, Needs, PidFile, Readiness, Started};
@@ -76,27 +76,28 @@ fn work(config: &Config, readiness: Readiness) -> anyhow::Result<()> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    // Only root may open the tap device on many machines, and only it may enter the guest's namespace.
+    let tap = match &config.transport {
+        Transport::Tap(tap) => Some(assemble::tap(tap)?),
+        Transport::Stream { .. } | Transport::StreamFd(_) => None,
+    };
     sandbox::assume_identity(config.run_as, Needs::of(config))?;
-    run(config, readiness, pid_file)
+    run(config, tap, readiness, pid_file)
 }
 
 /// Opens everything, gives up what is left to give up, says so, and serves.
-fn run(config: &Config, readiness: Readiness, pid_file: Option<PidFile>) -> anyhow::Result<()> {
+fn run(
+    config: &Config,
+    tap: Option<Tap>,
+    readiness: Readiness,
+    pid_file: Option<PidFile>,
+) -> anyhow::Result<()> {
     let mut leftovers = Leftovers::default();
-    match &config.transport {
-        Transport::Stream { socket } => {
-            let stream = assemble::stream(socket, &mut leftovers)?;
-            serve(stream, config, readiness, pid_file, &mut leftovers)
-        }
-        Transport::StreamFd(fd) => {
-            let stream = assemble::inherited(*fd)?;
-            serve(stream, config, readiness, pid_file, &mut leftovers)
-        }
-        Transport::Tap(tap) => {
-            let tap = assemble::tap(tap)?;
-            serve(tap, config, readiness, pid_file, &mut leftovers)
-        }
+    if let Some(tap) = tap {
+        return serve(tap, config, readiness, pid_file, &mut leftovers);
     }
+    let stream = assemble::stream(&config.transport, &mut leftovers)?;
+    serve(stream, config, readiness, pid_file, &mut leftovers)
 }
 
 fn serve<G: Guest>(
