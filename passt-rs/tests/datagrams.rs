@@ -313,6 +313,22 @@ fn a_datagram_goes_out_from_the_guest_s_port_and_its_answer_comes_back() {
 }
 
 #[test]
+fn a_port_that_somebody_in_the_pod_holds_alone_is_replaced_and_counted() {
+    lab(1500, 1500, ALL, |lab| {
+        let _holder = UdpSocket::bind("0.0.0.0:4000").unwrap();
+        let (server, port) = server(ENDS[0].1);
+        let ip = repr(ENDS[0], protocol::UDP);
+        lab.send(&ip, &datagram(&ip, (4000, port), b"question"));
+        let (_, from) = server.recv_from(&mut [0; 10]).unwrap();
+        assert_ne!(from.port(), 4000);
+        server.send_to(b"answer", from).unwrap();
+        let (headers, bytes, _) = lab.receive_whole(protocol::UDP);
+        assert_eq!(parse_datagram(&headers, &bytes), (port, 4000, b"answer".to_vec()));
+        assert_eq!(lab.stat("udp", "port_replaced_total"), 1);
+    });
+}
+
+#[test]
 fn datagrams_larger_than_the_mtu_pass_in_fragments_both_ways() {
     for ends in ENDS {
         lab(1500, 65_535, ALL, move |lab| {
