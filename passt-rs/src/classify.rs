@@ -1,10 +1,13 @@
 //! Header to verdict: answer it ourselves, translate it, or drop it. Pure.
 
+use std::net::IpAddr;
+
 use crate::answer::{Network, Question};
 use crate::drop_reason::DropReason;
 use crate::wire::checksum::Sum;
 use crate::wire::tcp::Segment;
-use crate::wire::{Checksum, EtherType, Headers, IpHeaders, Malformed, Offload, protocol};
+use crate::wire::udp::Datagram;
+use crate::wire::{Checksum, EtherType, Fragment, Headers, IpHeaders, Malformed, Offload, protocol};
 
 /// What is to be done with a frame.
 #[derive(Debug)]
@@ -12,7 +15,15 @@ pub enum Verdict {
     Answer(Question),
     /// A TCP segment, and the length of its header in bytes.
     Tcp(IpHeaders, Segment, usize),
+    Udp(IpHeaders, Datagram),
+    /// An echo request and its identifier.
+    Echo(IpHeaders, u16),
+    /// Part of a datagram or of an echo request; whole, it is judged by [`packet`].
+    Fragment(IpHeaders, Fragment),
 }
+
+const ECHO_REQUEST_V4: u8 = 8;
+const ECHO_REQUEST_V6: u8 = 128;
 
 /// Judges the frame of `len` bytes whose first bytes are `head`.
 pub fn frame(
@@ -43,18 +54,61 @@ pub fn frame(
     if ip.src.is_multicast() || ip.src.is_unspecified() || ip.src.is_loopback() {
         return Err(DropReason::Source);
     }
-    if ip.fragment.is_some() {
-        return Err(DropReason::Fragment);
-    }
-    let verdict = match ip.protocol {
-        protocol::TCP => {
-            let (segment, header_len) = Segment::parse(transport).ok_or(DropReason::Malformed)?;
-            verify(&ip, transport, offload)?;
-            Verdict::Tcp(ip, segment, header_len)
-        }
-        _ => return Err(DropReason::Protocol),
+    let verdict = match ip.fragment {
+        // All of it after all (RFC 6946).
+        Some(Fragment { offset: 0, more: false, .. }) | None => packet(ip, transport, offload)?,
+        Some(fragment) if is_reassembled(ip.protocol) => Verdict::Fragment(ip, fragment),
+        Some(_) => return Err(DropReason::Fragment),
     };
     Ok((headers, verdict))
+}
+
+/// Judges a whole IP packet, `transport` being what follows its IP headers.
+pub fn packet(ip: IpHeaders, transport: &[u8], offload: &Offload) -> Result<Verdict, DropReason> {
+    match (ip.protocol, ip.dst) {
+        (protocol::TCP, _) => {
+            let (segment, header_len) = Segment::parse(transport).ok_or(DropReason::Malformed)?;
+            verify(&ip, transport, offload)?;
+            Ok(Verdict::Tcp(ip, segment, header_len))
+        }
+        (protocol::UDP, _) => {
+            let datagram = Datagram::parse(transport, transport.len()).ok_or(DropReason::Malformed)?;
+            match datagram.without_checksum && offload.checksum == Checksum::Complete {
+                // RFC 8200 8.1: only over IPv4 may a datagram go without.
+                true if ip.src.is_ipv6() => return Err(DropReason::Checksum),
+                true => {}
+                false => verify(&ip, transport, offload)?,
+            }
+            Ok(Verdict::Udp(ip, datagram))
+        }
+        (protocol::ICMP, IpAddr::V4(_)) => echo(ip, transport, ECHO_REQUEST_V4),
+        (protocol::ICMPV6, IpAddr::V6(_)) => echo(ip, transport, ECHO_REQUEST_V6),
+        _ => Err(DropReason::Protocol),
+    }
+}
+
+/// Judges an ICMP message; only echo requests have a socket that could carry them.
+fn echo(ip: IpHeaders, message: &[u8], request: u8) -> Result<Verdict, DropReason> {
+    let [kind, code, _, _, ident_high, ident_low, _, _, ..] = *message else {
+        return Err(DropReason::Malformed);
+    };
+    if (kind, code) != (request, 0) {
+        return Err(DropReason::Protocol);
+    }
+    // Only ICMPv6 covers a pseudo-header (RFC 4443 2.3).
+    let sum = match ip.src {
+        IpAddr::V4(_) => Sum::default(),
+        IpAddr::V6(_) => Sum::pseudo_header(ip.src, ip.dst, ip.protocol, message.len()),
+    };
+    if sum.with(message).finish() != 0 {
+        return Err(DropReason::Checksum);
+    }
+    Ok(Verdict::Echo(ip, u16::from_be_bytes([ident_high, ident_low])))
+}
+
+/// TCP never sends fragments: it makes its segments fit.
+fn is_reassembled(number: u8) -> bool {
+    matches!(number, protocol::UDP | protocol::ICMP | protocol::ICMPV6)
 }
 
 /// Checks a transport checksum that nobody vouches for.

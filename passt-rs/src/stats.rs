@@ -35,11 +35,43 @@ pub struct TcpCounters {
     pub refused_at_limit_total: u64,
 }
 
+/// UDP since start.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct UdpCounters {
+    /// Flows the guest began.
+    pub from_guest_total: u64,
+    /// Flows that began on forwarded ports.
+    pub from_host_total: u64,
+    /// Flows whose source port on the host side is not the guest's.
+    pub port_replaced_total: u64,
+}
+
+/// Echo since start.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct EchoCounters {
+    /// Identifiers and destinations the guest pinged.
+    pub from_guest_total: u64,
+}
+
+/// What concerns UDP and echo alike, since start.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct DatagramCounters {
+    /// Errors that the guest was told of by ICMP.
+    pub errors_to_guest_total: u64,
+    /// Datagrams of the guest that came in fragments and are whole.
+    pub reassembled_total: u64,
+    /// Datagrams to the guest that were cut to its MTU.
+    pub fragmented_total: u64,
+}
+
 /// Everything `{"get":"stats"}` tells.
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
     pub cable: CableCounters,
     pub tcp: TcpCounters,
+    pub udp: UdpCounters,
+    pub echo: EchoCounters,
+    pub datagram: DatagramCounters,
     /// Flows alive now.
     pub flows: usize,
     pub flows_limit: usize,

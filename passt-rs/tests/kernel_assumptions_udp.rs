@@ -19,7 +19,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::indexing_slicing,
     clippy::tests_outside_test_module,
     reason = "the whole file is a test"
 )]

@@ -30,8 +30,8 @@ pub const HEADERS_MAX: usize = 256;
 /// iovecs that one frame's payload needs at most; a kernel skb has 17 fragments and a head.
 pub const SLICES_MAX: usize = 20;
 
-/// A frame's bytes in the transport's buffers, as plain numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A frame's bytes in the transport's buffers, as plain numbers. The default is an empty frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     buffer: u32,
     offset: u32,

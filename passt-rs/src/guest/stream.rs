@@ -32,6 +32,8 @@ pub struct Stream {
     /// Bytes of `incoming` that hold data, and the first of them not yet given out.
     filled: usize,
     parsed: usize,
+    /// Frames given out are to stay where they are.
+    held: bool,
     outgoing: Vec<u8>,
     /// Bytes of `outgoing` that hold frames, and the first of them not yet sent.
     queued: usize,
@@ -62,6 +64,7 @@ impl Stream {
             incoming: vec![0; INCOMING_LEN],
             filled: 0,
             parsed: 0,
+            held: false,
             outgoing: vec![0; OUTGOING_LEN],
             queued: 0,
             sent: 0,
@@ -196,7 +199,8 @@ impl Guest for Stream {
         let place = match self.next_frame() {
             Some(place) => place,
             None => {
-                if !self.refill() {
+                // Receiving would move what is held; released, there is more.
+                if self.held || !self.refill() {
                     return None;
                 }
                 self.next_frame()?
@@ -222,12 +226,15 @@ impl Guest for Stream {
 
     /// Frames stay where they are until the next `recv`, which happens when all received ones are given out.
     fn hold(&mut self, _place: Place) -> bool {
+        self.held = true;
         let rest = self.incoming.get(self.parsed..self.filled).unwrap_or_default();
         rest.split_first_chunk::<PREFIX_LEN>()
             .is_some_and(|(prefix, rest)| rest.len() >= u32::from_be_bytes(*prefix) as usize)
     }
 
-    fn release(&mut self) {}
+    fn release(&mut self) {
+        self.held = false;
+    }
 
     fn reserve(&mut self, headers: usize, payload: usize) -> Option<Room<'_>> {
         let start = self.queued + PREFIX_LEN;

@@ -25,8 +25,9 @@ const CONTROL_LEN: usize = 256;
 /// `struct sockaddr_in6`, the longer one.
 const NAME_LEN: libc::socklen_t = 28;
 
-/// Buffers for [`RECEIVE_MAX`] datagrams and what was received into them last.
-#[derive(Debug)]
+/// Buffers for [`RECEIVE_MAX`] datagrams and what was received into them last. The default has no buffers and
+/// receives nothing.
+#[derive(Debug, Default)]
 pub struct Batch {
     buffers: Vec<u8>,
     meta: Vec<Meta>,
@@ -53,7 +54,7 @@ struct Name([u8; 32]);
 struct Control([u8; CONTROL_LEN]);
 
 /// One datagram, or several of one peer and equal length that the kernel joined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Received<'a> {
     pub payload: &'a [u8],
     /// Longer than the buffer, so cut; never the case for what fits an IP packet.
@@ -67,7 +68,8 @@ pub struct Received<'a> {
     pub traffic_class: Option<u8>,
     /// Length of each joined datagram but the last, which may be shorter.
     pub segment: Option<u16>,
-    pub(super) control: &'a [u8],
+    /// What this was decoded from, as the kernel wrote it.
+    pub control: &'a [u8],
 }
 
 /// One message to a connected peer.
@@ -115,7 +117,7 @@ impl Batch {
             header.msg_hdr.msg_control = meta.control.0.as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = CONTROL_LEN as _;
         }
-        let count = libc::c_uint::try_from(limit.min(headers.len())).unwrap_or(0);
+        let count = libc::c_uint::try_from(limit.min(self.meta.len())).unwrap_or(0);
         let flags = flags | libc::MSG_DONTWAIT;
         let none = std::ptr::null_mut();
         // SAFETY: recvmmsg writes to what the first `count` headers point to; each points to one iovec of
@@ -138,26 +140,13 @@ impl Batch {
         let start = index * BUFFER_LEN;
         let payload = self.buffers.get(start..start + meta.len.min(BUFFER_LEN))?;
         let control = meta.control.0.get(..meta.control_len)?;
-        let mut received = Received {
-            payload,
-            truncated: meta.flags & libc::MSG_TRUNC != 0,
-            from: meta.name.0.get(..meta.name_len).and_then(socket_address),
-            to: None,
-            hop_limit: None,
-            traffic_class: None,
-            segment: None,
-            control,
-        };
+        let truncated = meta.flags & libc::MSG_TRUNC != 0;
+        let from = meta.name.0.get(..meta.name_len).and_then(socket_address);
+        let mut received = Received { payload, truncated, from, control, ..Received::default() };
         for message in Messages(control) {
             received.note(&message);
         }
         Some(received)
-    }
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

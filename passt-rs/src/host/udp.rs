@@ -126,7 +126,7 @@ impl Socket {
     }
 
     pub fn local(&self) -> io::Result<SocketAddr> {
-        Ok(SocketAddr::try_from(rustix::net::getsockname(&self.fd)?)?)
+        local(self.as_fd())
     }
 
     pub fn receive(&self, batch: &mut Batch) -> Result<usize, Errno> {
@@ -138,6 +138,11 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// What a socket is bound to.
+pub fn local(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    Ok(SocketAddr::try_from(rustix::net::getsockname(fd)?)?)
 }
 
 /// Sends to a connected peer, past errors of earlier datagrams.

@@ -27,6 +27,8 @@ pub(super) struct Cable<G> {
     pub(super) capture: Option<Capture>,
     pub(super) counters: CableCounters,
     pub(super) our_mac: Mac,
+    /// Identification of the packet that was cut last.
+    pub(super) next_ident: u32,
     /// The guest's address, learned from its frames; broadcast until then.
     pub(super) guest_mac: Mac,
 }

@@ -57,6 +57,9 @@ impl<G: Guest> Relay<G> {
         Snapshot {
             cable: core.cable.counters,
             tcp: core.tcp,
+            udp: core.udp,
+            echo: core.echo,
+            datagram: core.datagram,
             flows: self.flows.len(),
             flows_limit: core.settings.limits.flows,
             half_open: core.half_open,
@@ -69,6 +72,8 @@ impl<G: Guest> Relay<G> {
     fn flow_reports(&self) -> Vec<FlowReport> {
         let reports = self.flows.iter().map(|(_, key, flow)| match flow {
             Flow::Tcp(flow) => flow.report(key, self.core.now),
+            Flow::Udp(flow) => flow.report(key, self.core.now),
+            Flow::Echo(flow) => flow.report(key, self.core.now),
         });
         reports.collect()
     }

@@ -9,14 +9,17 @@ use crate::capture::Capture;
 use crate::drop_reason::{DropReason, Drops};
 use crate::flow::FlowId;
 use crate::guest::Guest;
+use crate::host::batch::Batch;
 use crate::host::epoll::Epoll;
 use crate::host::{clock, tcp};
-use crate::stats::{CableCounters, TcpCounters};
+use crate::stats::{CableCounters, DatagramCounters, EchoCounters, TcpCounters, UdpCounters};
 use crate::time::{Instant, Wheel};
+use crate::transport::reassembly::Reassembly;
 use crate::wire::{Mac, Offload};
 
 use super::Settings;
 use super::cable::Cable;
+use super::queue::Queued;
 use super::spill::Spill;
 
 /// What one VM may use. At a limit new work is refused and old work goes on.
@@ -73,6 +76,14 @@ pub(super) struct Core<G> {
     pub(super) spill: Spill,
     pub(super) drops: Drops,
     pub(super) tcp: TcpCounters,
+    pub(super) udp: UdpCounters,
+    pub(super) echo: EchoCounters,
+    pub(super) datagram: DatagramCounters,
+    /// Datagrams from the guest whose frames are held.
+    pub(super) queued: Vec<Queued>,
+    pub(super) reassembly: Reassembly,
+    /// Buffers of whoever receives at the moment.
+    pub(super) batch: Batch,
     /// Flows to settle this turn; each knows whether it is listed.
     pub(super) later: Vec<FlowId>,
     /// Flows that wait for room at the guest's end.
@@ -99,6 +110,7 @@ impl<G: Guest> Core<G> {
             capture,
             counters: CableCounters::default(),
             our_mac: settings.network.our_mac,
+            next_ident: 0,
             guest_mac: settings.guest_mac.unwrap_or(Mac::BROADCAST),
         };
         Self {
@@ -107,9 +119,15 @@ impl<G: Guest> Core<G> {
             now,
             wheel: Wheel::new(now),
             spill: Spill::new(settings.limits.spill_bytes),
+            reassembly: Reassembly::new(settings.limits.reassembly_bytes),
             settings,
             drops: Drops::default(),
             tcp: TcpCounters::default(),
+            udp: UdpCounters::default(),
+            echo: EchoCounters::default(),
+            datagram: DatagramCounters::default(),
+            queued: Vec::new(),
+            batch: Batch::new(),
             later: Vec::new(),
             blocked: Vec::new(),
             half_open: 0,

@@ -14,7 +14,7 @@ use crate::host::tcp as host_tcp;
 use crate::host::tcp::Connecting;
 use crate::transport::tcp::{Connection, Parameters};
 use crate::wire::tcp::{Flags, Segment, Seq};
-use crate::wire::{Headers, IpHeaders};
+use crate::wire::{Headers, IpHeaders, Offload};
 
 use super::refusal::{Refusal, reset_stray};
 use super::tcp::{Initiator, TcpFlow};
@@ -27,11 +27,16 @@ const BATCH_FRAMES: usize = 64;
 const BATCH_BYTES: usize = 256 * 1024;
 
 impl<G: Guest> Relay<G> {
-    /// Takes what the guest has sent, up to a batch; level-triggered readiness brings us back for the rest.
+    /// Takes what the guest has sent, up to a batch. The rest is taken next turn: it may lie in buffers of ours
+    /// already, so that no readiness brings us back.
     pub(super) fn frames_from_guest(&mut self) {
         let mut bytes = 0;
+        self.more_from_guest = true;
         for _ in 0..BATCH_FRAMES {
-            let Some(received) = self.core.cable.receive() else { break };
+            let Some(received) = self.core.cable.receive() else {
+                self.more_from_guest = false;
+                break;
+            };
             bytes += received.place.len();
             let Some(offload) = received.offload else {
                 self.core.drops.count(DropReason::Offload);
@@ -39,16 +44,17 @@ impl<G: Guest> Relay<G> {
             };
             let head = self.core.cable.guest.head(received.place);
             match classify::frame(head, received.place.len(), &offload, &self.core.settings.network) {
-                Ok((headers, verdict)) => self.on_frame(received.place, &headers, verdict),
+                Ok((headers, verdict)) => self.on_frame(received.place, &offload, &headers, verdict),
                 Err(reason) => self.core.drops.count(reason),
             }
             if bytes >= BATCH_BYTES {
                 break;
             }
         }
+        self.flush_datagrams();
     }
 
-    fn on_frame(&mut self, place: Place, headers: &Headers, verdict: Verdict) {
+    fn on_frame(&mut self, place: Place, offload: &Offload, headers: &Headers, verdict: Verdict) {
         self.core.cable.guest_mac = headers.src;
         match verdict {
             Verdict::Answer(question) => {
@@ -60,6 +66,9 @@ impl<G: Guest> Relay<G> {
                 }
             }
             Verdict::Tcp(ip, segment, header_len) => self.on_tcp(place, &ip, &segment, header_len),
+            Verdict::Udp(ip, datagram) => self.on_udp(place, offload, &ip, &datagram),
+            Verdict::Echo(ip, ident) => self.on_echo(place, &ip, ident),
+            Verdict::Fragment(ip, fragment) => self.on_fragment(place, &ip, fragment),
         }
     }
 
@@ -74,8 +83,7 @@ impl<G: Guest> Relay<G> {
             self.on_unknown_tcp(&key, segment, payload.len());
             return;
         };
-        let Some((_, flow)) = self.flows.get_mut(id) else { return };
-        let Flow::Tcp(flow) = flow;
+        let Some((_, Flow::Tcp(flow))) = self.flows.get_mut(id) else { return };
         let fate = flow.on_segment(&mut self.core, id, place, segment, payload);
         self.apply(id, fate);
     }

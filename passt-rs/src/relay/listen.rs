@@ -37,6 +37,14 @@ impl Listening {
 
 impl<G: Guest> Relay<G> {
     pub(super) fn on_listener(&mut self, index: u32) {
+        match self.listening.get(index as usize).map(|listener| listener.protocol) {
+            Some(Proto::Tcp) => self.on_tcp_listener(index),
+            Some(Proto::Udp) => self.on_udp_listener(index),
+            None => {}
+        }
+    }
+
+    fn on_tcp_listener(&mut self, index: u32) {
         for _ in 0..ACCEPT_BATCH {
             let Some(listener) = self.listening.get(index as usize) else { return };
             let guest_port = listener.guest_port;

@@ -7,14 +7,22 @@
 //!
 //! A relay is one worker: one thread, one epoll, one flow table, nothing shared.
 
-mod cable;
-mod control;
-mod core;
 mod from_guest;
+mod connectionless;
 mod listen;
+mod forwarded;
+mod tcp;
+mod udp;
+mod echo;
+mod queue;
+mod work;
+mod cable;
+mod datagrams;
+mod icmp;
 mod refusal;
 mod spill;
-mod tcp;
+mod control;
+mod core;
 mod token;
 
 use std::io;
@@ -34,9 +42,11 @@ use crate::wire::Mac;
 
 pub use self::core::Limits;
 use self::core::{Core, Fate};
+use echo::EchoFlow;
 pub use listen::{Listening, Proto};
 use tcp::TcpFlow;
 use token::Token;
+use udp::UdpFlow;
 
 /// Everything a relay needs to know; small values, resolved before it starts.
 #[derive(Debug)]
@@ -76,9 +86,15 @@ pub struct Opened {
 }
 
 /// One flow of any kind.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would be an allocation per connection, for the kind that is many"
+)]
 #[derive(Debug)]
 enum Flow {
     Tcp(TcpFlow),
+    Udp(UdpFlow),
+    Echo(EchoFlow),
 }
 
 /// A whole translator over the transport `G`.
@@ -91,6 +107,8 @@ pub struct Relay<G> {
     /// Open for as long as we serve: readable means stop.
     _stop: Option<OwnedFd>,
     one_off: bool,
+    /// The guest's end may have more frames in our memory, where no descriptor tells of them.
+    more_from_guest: bool,
 }
 
 impl<G: Guest> Relay<G> {
@@ -111,7 +129,7 @@ impl<G: Guest> Relay<G> {
         if let Some(stop) = &stop {
             core.epoll.watch_input(stop.as_fd(), Token::Stop.pack())?;
         }
-        Ok(Self { core, flows, listening, control, _stop: stop, one_off })
+        Ok(Self { core, flows, listening, control, _stop: stop, one_off, more_from_guest: false })
     }
 
     /// Serves until asked to stop, or, one-off, until the guest's end is closed.
@@ -130,6 +148,9 @@ impl<G: Guest> Relay<G> {
                     return Ok(());
                 }
             }
+            if self.more_from_guest {
+                self.frames_from_guest();
+            }
             self.on_timers();
             self.settle();
             self.core.cable.guest.flush();
@@ -140,7 +161,7 @@ impl<G: Guest> Relay<G> {
     }
 
     fn next_timeout(&self) -> Option<Duration> {
-        if !self.core.later.is_empty() {
+        if self.more_from_guest || !self.core.later.is_empty() {
             return Some(Duration::ZERO);
         }
         self.core.wheel.next(self.core.now).into_iter().chain(self.core.announcements_due()).min()
@@ -151,7 +172,7 @@ impl<G: Guest> Relay<G> {
             Some(Token::Guest) => {
                 self.core.cable.guest.on_event();
                 self.core.resume_blocked();
-                self.frames_from_guest();
+                self.more_from_guest = true;
             }
             Some(Token::Flow(id)) => self.on_flow_ready(id, ready),
             Some(Token::Listener(index)) => self.on_listener(index),
@@ -168,6 +189,8 @@ impl<G: Guest> Relay<G> {
         let key = *key;
         let fate = match flow {
             Flow::Tcp(flow) => flow.on_ready(&mut self.core, id, &key, ready),
+            Flow::Udp(flow) => flow.on_ready(&mut self.core, id, ready),
+            Flow::Echo(flow) => flow.on_ready(&mut self.core, id, ready),
         };
         self.apply(id, fate);
     }
@@ -179,6 +202,8 @@ impl<G: Guest> Relay<G> {
             let key = *key;
             let fate = match flow {
                 Flow::Tcp(flow) => flow.on_timer(&mut self.core, id, &key),
+                Flow::Udp(flow) => flow.on_timer(&mut self.core, id),
+                Flow::Echo(flow) => flow.on_timer(&mut self.core, id),
             };
             self.apply(id, fate);
         }
@@ -193,6 +218,8 @@ impl<G: Guest> Relay<G> {
             let key = *key;
             let fate = match flow {
                 Flow::Tcp(flow) => flow.settle(&mut self.core, id, &key),
+                Flow::Udp(flow) => flow.settle(&mut self.core, id, &key),
+                Flow::Echo(flow) => flow.settle(&mut self.core, id, &key),
             };
             self.apply(id, fate);
         }
@@ -210,6 +237,9 @@ impl<G: Guest> Relay<G> {
         if let Some((key, flow)) = self.flows.remove(id) {
             match flow {
                 Flow::Tcp(flow) => flow.end(&mut self.core, &key, fate),
+                Flow::Udp(_) | Flow::Echo(_) => {
+                    tracing::debug!("{} {} <-> {} ended", key.protocol.name(), key.guest, key.peer);
+                }
             }
         }
     }

@@ -15,6 +15,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(60);
 /// The state of one echo flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Echo {
+    started: Instant,
     last_activity: Instant,
     /// What the socket was told last; `None` before the first request.
     marking: Option<Marking>,
@@ -24,7 +25,7 @@ pub struct Echo {
 
 impl Echo {
     pub fn new(now: Instant) -> Self {
-        Self { last_activity: now, marking: None, requests: 0, replies: 0 }
+        Self { started: now, last_activity: now, marking: None, requests: 0, replies: 0 }
     }
 
     pub fn on_request(&mut self, now: Instant) {
@@ -45,6 +46,14 @@ impl Echo {
 
     pub fn idle(&self, now: Instant) -> Idle {
         idle(self.last_activity, TIMEOUT, now)
+    }
+
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub fn last_activity(&self) -> Instant {
+        self.last_activity
     }
 
     pub fn requests(&self) -> u64 {

@@ -59,6 +59,8 @@ pub enum Outcome<'a> {
 /// Datagrams in parts.
 #[derive(Debug, Default)]
 pub struct Reassembly {
+    /// Bytes to hold at most.
+    limit: usize,
     partials: Vec<Partial>,
     /// Bytes of all partials' buffers.
     held: usize,
@@ -103,6 +105,11 @@ enum Refusal {
 }
 
 impl Reassembly {
+    /// Holds at most `limit` bytes; [`BYTES_MAX`] unless told otherwise.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
     /// Takes the fragment `data` of the datagram `key`.
     pub fn insert(&mut self, now: Instant, key: Key, fragment: Fragment, data: &[u8]) -> Outcome<'_> {
         self.expire(now);
@@ -120,7 +127,7 @@ impl Reassembly {
             }
             None => return Outcome::Refused,
         };
-        let room = BYTES_MAX - self.held;
+        let room = self.limit.saturating_sub(self.held);
         let Some(partial) = self.partials.get_mut(at) else { return Outcome::Refused };
         let State::Gathering(gathering) = &mut partial.state else { return Outcome::Refused };
         let before = gathering.bytes.len();

@@ -64,6 +64,7 @@ pub enum Idle {
 pub struct Association {
     initiator: Initiator,
     answered: bool,
+    started: Instant,
     last_activity: Instant,
     /// What the socket was told last; `None` before the first datagram from the guest.
     marking: Option<Marking>,
@@ -76,6 +77,7 @@ impl Association {
         Self {
             initiator,
             answered: false,
+            started: now,
             last_activity: now,
             marking: None,
             from_guest: Traffic::default(),
@@ -114,6 +116,14 @@ impl Association {
 
     pub fn is_answered(&self) -> bool {
         self.answered
+    }
+
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub fn last_activity(&self) -> Instant {
+        self.last_activity
     }
 
     pub fn from_guest(&self) -> Traffic {

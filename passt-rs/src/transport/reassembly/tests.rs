@@ -35,7 +35,7 @@ mod gathering {
         let payload = pattern(3008);
         let mut pieces: Vec<_> = fragment::plan(1, key(1).src, payload.len(), 1500).collect();
         pieces.reverse();
-        let mut reassembly = Reassembly::default();
+        let mut reassembly = Reassembly::new(BYTES_MAX);
         for piece in &pieces[..2] {
             let outcome = reassembly.insert(at(0), key(1), piece.fragment, data(&payload, piece));
             assert_eq!(outcome, Outcome::Waiting);
@@ -47,7 +47,7 @@ mod gathering {
 
     #[test]
     fn datagrams_that_differ_in_one_part_of_the_key_are_kept_apart() {
-        let mut reassembly = Reassembly::default();
+        let mut reassembly = Reassembly::new(BYTES_MAX);
         let other = [
             Key { ident: 2, ..key(1) },
             Key { protocol: protocol::ICMP, ..key(1) },
@@ -63,7 +63,7 @@ mod gathering {
 
     #[test]
     fn an_exact_duplicate_is_ignored() {
-        let mut reassembly = Reassembly::default();
+        let mut reassembly = Reassembly::new(BYTES_MAX);
         reassembly.insert(at(0), key(1), part(0, true), &[1; 8]);
         assert_eq!(reassembly.insert(at(0), key(1), part(0, true), &[1; 8]), Outcome::Waiting);
         let outcome = reassembly.insert(at(0), key(1), part(8, false), &[2; 4]);
@@ -74,7 +74,7 @@ mod gathering {
     fn times_out_after_30_s_over_ipv4_and_60_s_over_ipv6() {
         let v6 = Key { src: Ipv6Addr::LOCALHOST.into(), dst: Ipv6Addr::LOCALHOST.into(), ..key(1) };
         for (key, seconds) in [(key(1), 30), (v6, 60)] {
-            let mut reassembly = Reassembly::default();
+            let mut reassembly = Reassembly::new(BYTES_MAX);
             reassembly.insert(at(0), key, part(0, true), &[1; 8]);
             reassembly.insert(at(seconds - 1), key, part(8, true), &[1; 8]);
             let outcome = reassembly.insert(at(seconds), key, part(16, false), &[1; 8]);
@@ -100,7 +100,7 @@ mod poisoned {
             ("an end before what is there", &[(16, true, 8)], (0, false, 8)),
         ];
         for (name, there, (offset, more, len)) in rows {
-            let mut reassembly = Reassembly::default();
+            let mut reassembly = Reassembly::new(BYTES_MAX);
             for (offset, more, len) in there {
                 reassembly.insert(at(0), key(1), part(*offset, *more), &vec![1; *len]);
             }
@@ -116,7 +116,7 @@ mod poisoned {
 
     #[test]
     fn by_a_duplicate_with_other_bytes() {
-        let mut reassembly = Reassembly::default();
+        let mut reassembly = Reassembly::new(BYTES_MAX);
         reassembly.insert(at(0), key(1), part(0, true), &[1; 8]);
         assert_eq!(reassembly.insert(at(0), key(1), part(0, true), &[2; 8]), Outcome::Refused);
         assert_eq!(reassembly.insert(at(0), key(1), part(8, false), &[2; 8]), Outcome::Refused);
@@ -128,7 +128,7 @@ mod bounds {
 
     #[test]
     fn a_new_datagram_is_refused_while_64_are_held_and_they_go_on() {
-        let mut reassembly = Reassembly::default();
+        let mut reassembly = Reassembly::new(BYTES_MAX);
         for ident in 0..64 {
             assert_eq!(reassembly.insert(at(0), key(ident), part(0, true), &[1; 8]), Outcome::Waiting);
         }
@@ -140,7 +140,7 @@ mod bounds {
 
     #[test]
     fn holes_count_as_bytes_held() {
-        let mut reassembly = Reassembly::default();
+        let mut reassembly = Reassembly::new(BYTES_MAX);
         let accepted = (0..64).filter(|ident| {
             reassembly.insert(at(0), key(*ident), part(65_496, false), &[1; 16]) == Outcome::Waiting
         });
@@ -160,7 +160,7 @@ mod bounds {
             ("half a TCP header", tcp, part(0, true), 16),
         ];
         for (name, key, fragment, len) in rows {
-            let mut reassembly = Reassembly::default();
+            let mut reassembly = Reassembly::new(BYTES_MAX);
             assert_eq!(reassembly.insert(at(0), key, fragment, &vec![1; len]), Outcome::Refused, "{name}");
             assert!(reassembly.is_empty(), "{name}");
         }
@@ -168,7 +168,7 @@ mod bounds {
 
     #[test]
     fn more_parts_than_any_link_makes_are_refused() {
-        let mut reassembly = Reassembly::default();
+        let mut reassembly = Reassembly::new(BYTES_MAX);
         for at_part in 0..128u16 {
             let outcome = reassembly.insert(at(0), key(1), part(at_part * 16, true), &[1; 8]);
             assert_eq!(outcome, Outcome::Waiting);
@@ -193,7 +193,7 @@ proptest! {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             pieces.swap(at, usize::try_from(seed >> 33).unwrap() % (at + 1));
         }
-        let mut reassembly = Reassembly::default();
+        let mut reassembly = Reassembly::new(BYTES_MAX);
         let mut completed = 0;
         for piece in &pieces {
             match reassembly.insert(at(0), key(1), piece.fragment, data(&payload, piece)) {
@@ -212,7 +212,7 @@ proptest! {
     fn arbitrary_fragments_never_exceed_the_bounds(
         inputs in proptest::collection::vec((0u32..100, any::<u16>(), any::<bool>(), 0usize..1600, 0u64..40), 1..400),
     ) {
-        let mut reassembly = Reassembly::default();
+        let mut reassembly = Reassembly::new(BYTES_MAX);
         let bytes = [0; 1600];
         for (ident, offset, more, len, seconds) in inputs {
             reassembly.insert(at(seconds), key(ident), part(offset & !7, more), &bytes[..len]);

@@ -1,0 +1,199 @@
+//! Echo flows: a ping socket for each identifier and destination of the guest's.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+
+use crate::drop_reason::DropReason;
+use crate::flow::{FlowId, Key};
+use crate::guest::Guest;
+use crate::host::batch::{Message, Received};
+use crate::host::echo::Socket;
+use crate::host::epoll::Ready;
+use crate::host::error_queue;
+use crate::stats::FlowReport;
+use crate::time::Instant;
+use crate::transport::echo::Echo;
+use crate::transport::udp::{Idle, Marking};
+use crate::wire::protocol;
+
+use super::core::{Core, Fate};
+use super::icmp::{self, Quote};
+use super::queue::{self, Queued};
+use super::tcp::millis;
+use super::work::{RECEIVES_PER_TURN, Work, note_sent, reads_on};
+
+/// One identifier and destination.
+#[derive(Debug)]
+pub(super) struct EchoFlow {
+    pub(super) echo: Echo,
+    pub(super) socket: Socket,
+    /// What the socket is connected to: the peer as the host side knows it.
+    pub(super) target: SocketAddr,
+    pub(super) work: Work,
+}
+
+impl EchoFlow {
+    pub(super) fn new(now: Instant, socket: Socket, target: SocketAddr) -> Self {
+        Self { echo: Echo::new(now), socket, target, work: Work::default() }
+    }
+
+    fn mark(&mut self, wanted: Marking) {
+        if self.echo.change_marking(wanted).is_none() {
+            return;
+        }
+        let socket = &self.socket;
+        let results = [
+            socket.set_hop_limit(wanted.hop_limit),
+            socket.set_traffic_class(wanted.traffic_class),
+            socket.set_dont_fragment(wanted.dont_fragment),
+        ];
+        for error in results.into_iter().filter_map(Result::err) {
+            tracing::debug!("echo socket option for {wanted:?}: {error}");
+        }
+    }
+
+    /// Sends requests of one marking.
+    pub(super) fn send<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, run: &[Queued]) {
+        if let Some(first) = run.first() {
+            self.mark(first.marking);
+        }
+        let mut rest = run;
+        while let Some((first, behind)) = rest.split_first() {
+            match queue::send(&core.cable.guest, rest, false, |messages| self.socket.send(messages)) {
+                Ok(taken) => rest = rest.get(taken.max(1)..).unwrap_or_default(),
+                Err(errno) => {
+                    let quote = Quote::of_frame(&core.cable.guest, first.place, first.range.end);
+                    self.on_send_error(core, key, errno, &quote);
+                    rest = behind;
+                }
+            }
+        }
+    }
+
+    /// Sends one request, a whole ICMP message, that lies in our memory.
+    pub(super) fn send_message<G: Guest>(
+        &mut self,
+        core: &mut Core<G>,
+        key: &Key,
+        marking: Marking,
+        message: &[u8],
+    ) {
+        self.mark(marking);
+        self.echo.on_request(core.now);
+        let sent = self.socket.send(&[Message { slices: &[IoSlice::new(message)], segment: None }]);
+        if let Err(errno) = sent {
+            let quote = quote(key, message);
+            self.on_send_error(core, key, errno, &quote);
+        }
+    }
+
+    pub(super) fn on_ready<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, ready: Ready) -> Fate {
+        self.work.on_ready(core, id, ready);
+        Fate::Keep
+    }
+
+    /// Gives the guest the replies that came.
+    pub(super) fn settle<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, key: &Key) -> Fate {
+        self.work.listed = false;
+        if std::mem::take(&mut self.work.errors) {
+            self.take_errors(core, key, None);
+        }
+        let mut batch = std::mem::take(&mut core.batch);
+        let mut turns = RECEIVES_PER_TURN;
+        while self.work.readable && core.has_room(id) {
+            if turns == 0 {
+                self.work.schedule(core, id);
+                break;
+            }
+            turns -= 1;
+            let received = self.socket.receive(&mut batch);
+            for received in (0..received.unwrap_or(0)).filter_map(|index| batch.datagram(index)) {
+                self.deliver(core, key, &received);
+            }
+            self.work.readable = reads_on(received);
+        }
+        core.batch = batch;
+        Fate::Keep
+    }
+
+    fn deliver<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, received: &Received<'_>) {
+        let sent = core.cable.send_echo(key, received, core.settings.mtu);
+        note_sent(core, sent);
+        self.echo.on_reply(core.now);
+    }
+
+    fn on_send_error<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, errno: Errno, quote: &Quote) {
+        core.drops.count(DropReason::HostSend);
+        let mtu = self.take_errors(core, key, Some(errno));
+        if let Some(error) = icmp::of_errno(errno, mtu) {
+            icmp::tell(core, key, (self.target.ip(), None), error, quote);
+        }
+    }
+
+    /// Tells the guest of every error in the queue, but for the one of our own kernel about the send that failed
+    /// with `sending`; gives the MTU that it names.
+    fn take_errors<G: Guest>(
+        &mut self,
+        core: &mut Core<G>,
+        key: &Key,
+        sending: Option<Errno>,
+    ) -> Option<u32> {
+        let mut batch = std::mem::take(&mut core.batch);
+        let mut mtu = None;
+        while let Some(entry) = error_queue::take(self.socket.as_fd(), &mut batch) {
+            if entry.origin == error_queue::Origin::Local && Some(entry.errno) == sending {
+                mtu = Some(entry.info);
+                continue;
+            }
+            let Some(error) = icmp::of_entry(&entry) else { continue };
+            let quote = quote(key, entry.payload);
+            icmp::tell(core, key, (self.target.ip(), entry.offender), error, &quote);
+        }
+        core.batch = batch;
+        mtu
+    }
+
+    pub(super) fn on_timer<G: Guest>(&self, core: &mut Core<G>, id: FlowId) -> Fate {
+        match self.echo.idle(core.now) {
+            Idle::Expired => Fate::Finished,
+            Idle::Until(deadline) => {
+                core.wheel.set(id.index(), deadline);
+                Fate::Keep
+            }
+        }
+    }
+
+    pub(super) fn report(&self, key: &Key, now: Instant) -> FlowReport {
+        FlowReport {
+            protocol: key.protocol.name(),
+            guest: key.guest.to_string(),
+            peer: key.peer.to_string(),
+            initiator: "guest",
+            state: format!("requests={} replies={}", self.echo.requests(), self.echo.replies()),
+            to_guest_bytes: 0,
+            from_guest_bytes: 0,
+            age_ms: millis(now, self.echo.started()),
+            idle_ms: millis(now, self.echo.last_activity()),
+            window: None,
+            queued_to_host_bytes: None,
+            in_flight_to_guest_bytes: None,
+        }
+    }
+}
+
+/// A request of the guest's, rebuilt from `message`, which has the identifier of the host side. The guest finds its
+/// socket by the identifier; the checksum stays that of the host side.
+fn quote(key: &Key, message: &[u8]) -> Quote {
+    let number = if key.peer.address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+    let [ident_high, ident_low] = key.guest.port.to_be_bytes();
+    match message.split_first_chunk() {
+        Some(([kind, code, sum_high, sum_low, _, _, seq_high, seq_low], payload)) => {
+            let header = [*kind, *code, *sum_high, *sum_low, ident_high, ident_low, *seq_high, *seq_low];
+            Quote::rebuilt(key, number, &header, payload)
+        }
+        None => Quote::rebuilt(key, number, message, &[]),
+    }
+}

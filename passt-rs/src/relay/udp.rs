@@ -1,0 +1,232 @@
+//! UDP flows: an association, its connected socket, and what moves between socket and guest.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+
+use crate::drop_reason::DropReason;
+use crate::flow::{FlowId, Key};
+use crate::guest::Guest;
+use crate::host::batch::{Message, Received};
+use crate::host::epoll::Ready;
+use crate::host::error_queue;
+use crate::host::udp::Socket;
+use crate::stats::FlowReport;
+use crate::transport::udp::{Association, Idle, Initiator, Marking};
+use crate::wire::{protocol, udp};
+
+use super::core::{Core, Fate};
+use super::datagrams::udp_header;
+use super::icmp::{self, Quote};
+use super::queue::{self, Queued};
+use super::tcp::millis;
+use super::work::{RECEIVES_PER_TURN, Work, note_sent, reads_on};
+
+/// One association.
+#[derive(Debug)]
+pub(super) struct UdpFlow {
+    pub(super) association: Association,
+    pub(super) socket: Socket,
+    /// What the socket is connected to: the peer as the host side knows it.
+    pub(super) target: SocketAddr,
+    pub(super) work: Work,
+}
+
+impl UdpFlow {
+    pub(super) fn new(association: Association, socket: Socket, target: SocketAddr) -> Self {
+        Self { association, socket, target, work: Work::default() }
+    }
+
+    /// Sets what the next datagrams from the guest are to carry.
+    pub(super) fn mark(&mut self, wanted: Marking) {
+        let Some(change) = self.association.change_marking(wanted) else { return };
+        let before = change.before;
+        let socket = &self.socket;
+        let mut results = [Ok(()), Ok(()), Ok(())];
+        if before.is_none_or(|before| before.hop_limit != wanted.hop_limit) {
+            results[0] = socket.set_hop_limit(wanted.hop_limit);
+        }
+        if before.is_none_or(|before| before.traffic_class != wanted.traffic_class) {
+            results[1] = socket.set_traffic_class(wanted.traffic_class);
+        }
+        if before.is_none_or(|before| before.dont_fragment != wanted.dont_fragment) {
+            results[2] = socket.set_dont_fragment(wanted.dont_fragment);
+        }
+        for error in results.into_iter().filter_map(Result::err) {
+            tracing::debug!("udp socket option for {wanted:?}: {error}");
+        }
+    }
+
+    pub(super) fn on_ready<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, ready: Ready) -> Fate {
+        self.work.on_ready(core, id, ready);
+        Fate::Keep
+    }
+
+    /// Gives the guest what the socket has, up to a turn's worth.
+    pub(super) fn settle<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, key: &Key) -> Fate {
+        self.work.listed = false;
+        if std::mem::take(&mut self.work.errors) {
+            self.take_errors(core, key, None);
+        }
+        let mut batch = std::mem::take(&mut core.batch);
+        let mut turns = RECEIVES_PER_TURN;
+        while self.work.readable && core.has_room(id) {
+            if turns == 0 {
+                self.work.schedule(core, id);
+                break;
+            }
+            turns -= 1;
+            let received = self.socket.receive(&mut batch);
+            for received in (0..received.unwrap_or(0)).filter_map(|index| batch.datagram(index)) {
+                self.deliver(core, key, &received);
+            }
+            self.work.readable = reads_on(received);
+        }
+        core.batch = batch;
+        Fate::Keep
+    }
+
+    /// Sends the guest what came from the peer.
+    pub(super) fn deliver<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, received: &Received<'_>) {
+        let sent = core.cable.send_udp(key, received, core.settings.mtu);
+        let datagrams = note_sent(core, sent);
+        self.association.on_host(core.now, datagrams, received.payload.len());
+    }
+
+    /// Sends `run`, datagrams of the guest of one marking.
+    pub(super) fn send<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, run: &[Queued]) {
+        if let Some(first) = run.first() {
+            self.mark(first.marking);
+        }
+        let (mut rest, mut join) = (run, true);
+        while let Some((first, behind)) = rest.split_first() {
+            let sent = queue::send(&core.cable.guest, rest, join, |messages| self.socket.send(messages));
+            match sent {
+                Ok(taken) => rest = rest.get(taken.max(1)..).unwrap_or_default(),
+                Err(Errno::AGAIN | Errno::NOBUFS) => {
+                    rest.iter().for_each(|_| core.drops.count(DropReason::HostSend));
+                    return;
+                }
+                // What was joined may be too large for the path, or the device cannot cut it: one by one.
+                Err(_) if join => join = false,
+                Err(_) if first.segment.is_some() => {
+                    self.send_parts(core, key, first);
+                    rest = behind;
+                }
+                Err(errno) => {
+                    let quote = Quote::of_frame(&core.cable.guest, first.place, first.range.end);
+                    self.on_send_error(core, key, errno, &quote);
+                    rest = behind;
+                }
+            }
+        }
+    }
+
+    /// Sends a super-datagram that the kernel does not cut.
+    fn send_parts<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, queued: &Queued) {
+        for part in queued.parts() {
+            let run = std::slice::from_ref(&part);
+            let sent = queue::send(&core.cable.guest, run, false, |messages| self.socket.send(messages));
+            if let Err(errno) = sent {
+                let quote = Quote::of_frame(&core.cable.guest, part.place, part.range.end);
+                self.on_send_error(core, key, errno, &quote);
+                // The others are no smaller.
+                return;
+            }
+        }
+    }
+
+    /// Sends one datagram that lies in our memory.
+    pub(super) fn send_payload<G: Guest>(
+        &mut self,
+        core: &mut Core<G>,
+        key: &Key,
+        marking: Marking,
+        payload: &[u8],
+    ) {
+        self.mark(marking);
+        self.association.on_guest(core.now, 1, payload.len());
+        let message = Message { slices: &[IoSlice::new(payload)], segment: None };
+        if let Err(errno) = self.socket.send(&[message]) {
+            let quote = self.quote(key, payload);
+            self.on_send_error(core, key, errno, &quote);
+        }
+    }
+
+    /// A packet of the guest's, rebuilt around `payload`.
+    fn quote(&self, key: &Key, payload: &[u8]) -> Quote {
+        let mut header = [0; udp::HEADER_LEN];
+        // Ports the other way round than in what is sent to the guest.
+        let reverse = Key { guest: key.peer, peer: key.guest, ..*key };
+        udp_header(&reverse, payload.len()).emit(&mut header, 0);
+        Quote::rebuilt(key, protocol::UDP, &header, payload)
+    }
+
+    /// A send of `quote` failed with `errno`.
+    pub(super) fn on_send_error<G: Guest>(
+        &mut self,
+        core: &mut Core<G>,
+        key: &Key,
+        errno: Errno,
+        quote: &Quote,
+    ) {
+        core.drops.count(DropReason::HostSend);
+        let mtu = self.take_errors(core, key, Some(errno));
+        if let Some(error) = icmp::of_errno(errno, mtu) {
+            icmp::tell(core, key, (self.target.ip(), None), error, quote);
+        }
+    }
+
+    /// Tells the guest of every error in the queue. One that our own kernel noted about the send that failed with
+    /// `sending` is left to who sent; gives the MTU that it names.
+    fn take_errors<G: Guest>(
+        &mut self,
+        core: &mut Core<G>,
+        key: &Key,
+        sending: Option<Errno>,
+    ) -> Option<u32> {
+        let mut batch = std::mem::take(&mut core.batch);
+        let mut mtu = None;
+        while let Some(entry) = error_queue::take(self.socket.as_fd(), &mut batch) {
+            if entry.origin == error_queue::Origin::Local && Some(entry.errno) == sending {
+                mtu = Some(entry.info);
+                continue;
+            }
+            let Some(error) = icmp::of_entry(&entry) else { continue };
+            let quote = self.quote(key, entry.payload);
+            icmp::tell(core, key, (self.target.ip(), entry.offender), error, &quote);
+        }
+        core.batch = batch;
+        mtu
+    }
+
+    pub(super) fn on_timer<G: Guest>(&self, core: &mut Core<G>, id: FlowId) -> Fate {
+        match self.association.idle(core.now) {
+            Idle::Expired => Fate::Finished,
+            Idle::Until(deadline) => {
+                core.wheel.set(id.index(), deadline);
+                Fate::Keep
+            }
+        }
+    }
+
+    pub(super) fn report(&self, key: &Key, now: crate::time::Instant) -> FlowReport {
+        let association = &self.association;
+        FlowReport {
+            protocol: key.protocol.name(),
+            guest: key.guest.to_string(),
+            peer: key.peer.to_string(),
+            initiator: if association.initiator() == Initiator::Guest { "guest" } else { "host" },
+            state: if association.is_answered() { "answered".into() } else { "one-sided".into() },
+            to_guest_bytes: association.from_host().bytes,
+            from_guest_bytes: association.from_guest().bytes,
+            age_ms: millis(now, association.started()),
+            idle_ms: millis(now, association.last_activity()),
+            window: None,
+            queued_to_host_bytes: None,
+            in_flight_to_guest_bytes: None,
+        }
+    }
+}
