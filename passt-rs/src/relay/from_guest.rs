@@ -76,7 +76,7 @@ impl<G: Guest> Relay<G> {
         };
         let Some((_, flow)) = self.flows.get_mut(id) else { return };
         let Flow::Tcp(flow) = flow;
-        let fate = flow.on_segment(&mut self.core, id, place, segment, payload);
+        let fate = flow.on_segment(&mut self.core, (id, &key), place, segment, payload);
         self.apply(id, fate);
     }
 
