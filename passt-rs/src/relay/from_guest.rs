@@ -84,7 +84,7 @@ impl<G: Guest> Relay<G> {
             return;
         };
         let Some((_, Flow::Tcp(flow))) = self.flows.get_mut(id) else { return };
-        let fate = flow.on_segment(&mut self.core, id, place, segment, payload);
+        let fate = flow.on_segment(&mut self.core, (id, &key), place, segment, payload);
         self.apply(id, fate);
     }
 

@@ -17,7 +17,7 @@ use crate::wire::tcp::{Flags, HEADER_LEN, Segment, Seq};
 use crate::wire::{ETHERNET_HEADER_LEN, ip_header_len};
 
 use super::core::{Core, Fate};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, reset_stray};
 use super::spill::QueueId;
 
 /// Frames sent to the guest for one flow before others get their turn.
@@ -97,7 +97,7 @@ impl TcpFlow {
     pub(super) fn on_segment<G: Guest>(
         &mut self,
         core: &mut Core<G>,
-        id: FlowId,
+        (id, key): (FlowId, &Key),
         place: Place,
         segment: &Segment,
         payload: Range<usize>,
@@ -114,6 +114,7 @@ impl TcpFlow {
                 return Fate::ResetHost;
             }
             Some(Event::Opened) => self.on_opened(core),
+            Some(Event::Stale) => reset_stray(core, key, segment, payload.len()),
             None => {}
         }
         self.acked += input.acked;

@@ -114,7 +114,18 @@ impl Receive {
         if len == 0 {
             return seq == self.next || in_window(seq);
         }
-        in_window(seq) || in_window(seq + (len - 1))
+        in_window(seq) || in_window(seq + (len - 1)) || self.covers_window(seq, len)
+    }
+
+    /// Begins before the window and ends beyond it. The RFC's table misses this case, in which the whole window
+    /// is filled.
+    fn covers_window(&self, seq: Seq, len: u32) -> bool {
+        self.edge.is_after(self.next) && self.next.is_after(seq) && (seq + len).is_after(self.edge)
+    }
+
+    /// Whether a segment at `seq` can be the guest's at all: nothing beyond the window ever is.
+    pub(super) fn is_at_or_before_edge(&self, seq: Seq) -> bool {
+        self.edge.max(self.next).is_at_or_after(seq)
     }
 
     /// What to keep of an acceptable segment; remembers where its FIN stands.
@@ -125,9 +136,8 @@ impl Receive {
         let end = seq + payload;
         if fin && self.edge.is_at_or_after(end) {
             self.fin.get_or_insert(end);
-            if payload == 0 && end == self.next {
-                self.finish();
-            }
+            // Bytes that we have already, or none: nothing is to be taken first.
+            self.finish();
         }
         let start = seq.max(self.next);
         let end = end.min(self.edge).min(self.fin.unwrap_or(end));
@@ -168,10 +178,13 @@ impl Receive {
     /// `true`: the window opened enough to tell the guest (RFC 9293 3.8.6.2.2).
     pub(super) fn drained(&mut self, bytes: u32, mss: u32) -> bool {
         self.taken += bytes;
-        let promised = self.edge.since(self.next);
-        let growth = (self.taken + self.capacity).since(self.edge);
-        let growth = if (self.taken + self.capacity).is_after(self.edge) { growth } else { 0 };
-        growth >= (self.capacity / 2).min(2 * mss) || (promised == 0 && self.spilled() == 0)
+        self.may_grow(2 * mss) || (self.edge == self.next && self.spilled() == 0)
+    }
+
+    /// A step of the window is worth `segments` bytes, or half of what there is (RFC 9293 3.8.6.2.2).
+    fn may_grow(&self, segments: u32) -> bool {
+        let edge = self.taken + self.capacity;
+        edge.is_after(self.edge) && edge.since(self.edge) >= (self.capacity / 2).min(segments)
     }
 
     pub(super) fn spilled(&self) -> u32 {
@@ -185,9 +198,13 @@ impl Receive {
     }
 
     /// Acknowledgment number and window field to send now; promises the window.
-    pub(super) fn acknowledge(&mut self) -> (Seq, u16) {
-        let edge = self.edge.max(self.taken + self.capacity);
-        let window = edge.since(self.next);
+    pub(super) fn acknowledge(&mut self, mss: u32) -> (Seq, u16) {
+        // A FIN may stand at the edge itself.
+        let promised = self.edge.max(self.next).since(self.next);
+        // A window that is almost closed opens by a segment or not at all.
+        let grows = promised >= mss || self.may_grow(mss);
+        let edge = if grows { self.edge.max(self.taken + self.capacity) } else { self.edge };
+        let window = edge.max(self.next).since(self.next);
         let (field, promised) = if self.scaled {
             let field = u16::try_from(window >> WINDOW_SCALE).unwrap_or(u16::MAX);
             (field, u32::from(field) << WINDOW_SCALE)

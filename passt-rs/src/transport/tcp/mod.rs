@@ -109,6 +109,8 @@ pub enum Event {
     Opened,
     /// The guest reset the connection; forget it and reset the peer.
     Reset,
+    /// The guest answered our SYN out of a connection that we forgot: [`refuse`] the segment and wait on.
+    Stale,
 }
 
 impl Connection {
@@ -208,7 +210,7 @@ impl Connection {
             Phase::SynSent => self.on_segment_syn_sent(now, segment),
             Phase::SynAckSent if segment.flags.has(Flags::SYN) && segment.seq + 1 == self.receive.next() => {
                 // RFC 9293 3.10.7.4 (SYN-RECEIVED): our SYN-ACK was lost; say it again.
-                self.timer.expire(now);
+                self.timer.repeat_handshake(now);
                 Input::default()
             }
             Phase::SynAckSent | Phase::Open => self.on_segment_synchronised(now, segment, payload),
@@ -217,11 +219,14 @@ impl Connection {
 
     /// RFC 9293 3.10.7.3.
     fn on_segment_syn_sent(&mut self, now: Instant, segment: &Segment) -> Input {
+        let reset = segment.flags.has(Flags::RST);
         let acceptable = segment.flags.has(Flags::ACK) && segment.ack == self.send.next();
         if !acceptable {
-            return Input { drop: Some(DropReason::Window), ..Input::default() };
+            let stale = segment.flags.has(Flags::ACK) && !reset;
+            let event = stale.then_some(Event::Stale);
+            return Input { event, drop: Some(DropReason::Window), ..Input::default() };
         }
-        if segment.flags.has(Flags::RST) {
+        if reset {
             return Input { event: Some(Event::Reset), ..Input::default() };
         }
         if !segment.flags.has(Flags::SYN) {
@@ -249,11 +254,14 @@ impl Connection {
             return self.on_reset(segment.seq, acceptable);
         }
         if !acceptable {
-            // An old duplicate or a keepalive probe; its acknowledgment still counts, as a zero window on
-            // our side must not stop the other direction.
             self.ack_due = true;
-            let acked = self.on_acknowledgment(now, segment, payload);
-            return Input { drop: Some(DropReason::Window), take: None, ..acked };
+            let mut input = Input { drop: Some(DropReason::Window), ..Input::default() };
+            if self.phase == Phase::Open && self.is_from_the_past(segment) {
+                // An old duplicate or a probe; its acknowledgment still counts, as a zero window on our side
+                // must not stop the other direction.
+                input.acked = self.on_acknowledgment(now, segment, payload).acked;
+            }
+            return input;
         }
         if segment.flags.has(Flags::SYN) {
             self.ack_due = true; // A challenge ACK (RFC 5961 4.2).
@@ -273,6 +281,13 @@ impl Connection {
             input.take = self.receive.plan(segment.seq, payload, fin);
         }
         input
+    }
+
+    /// The guest may have sent this: an acknowledgment at a number that was or is about to be its turn.
+    fn is_from_the_past(&self, segment: &Segment) -> bool {
+        segment.flags.has(Flags::ACK)
+            && !segment.flags.has(Flags::SYN)
+            && self.receive.is_at_or_before_edge(segment.seq)
     }
 
     /// RFC 5961 3.2: only the exact next byte resets; elsewhere in the window asks for confirmation.
@@ -387,7 +402,7 @@ impl Connection {
     /// A header that acknowledges what came, at `seq` with `flags` beside ACK; the ACK owed is paid with it.
     pub fn header(&mut self, seq: Seq, flags: Flags) -> Segment {
         self.ack_due = false;
-        let (ack, window) = self.receive.acknowledge();
+        let (ack, window) = self.receive.acknowledge(u32::from(self.send.mss()));
         let mut segment = Segment { seq, ack, flags: flags.and(Flags::ACK), window, ..Segment::default() };
         if self.send.is_sack_permitted() {
             segment.sack = self.receive.sack_blocks();

@@ -84,14 +84,10 @@ impl Timer {
         }
     }
 
-    /// Lets the timer fire at once.
-    pub(super) fn expire(&mut self, now: Instant) {
-        match self {
-            Self::Off => {}
-            Self::Handshake { at, .. }
-            | Self::Retransmit { at, .. }
-            | Self::Persist { at, .. }
-            | Self::Idle { at, .. } => *at = now,
+    /// Sends the SYN-ACK again at once; the guest asked, so it is not a try in vain.
+    pub(super) fn repeat_handshake(&mut self, now: Instant) {
+        if let Self::Handshake { at, tries } = self {
+            (*at, *tries) = (now, tries.saturating_sub(1));
         }
     }
 
@@ -129,6 +125,10 @@ impl Connection {
             }
         } else if progress {
             self.timer = Timer::Retransmit { at: now + self.send.timeout(), tries: 0 };
+        } else if let Timer::Retransmit { tries, .. } = &mut self.timer
+            && self.send.window() == 0
+        {
+            *tries = (*tries).min(RETRIES / 2); // It dropped what it had room for, but it lives.
         }
     }
 
@@ -205,8 +205,7 @@ impl RoundTrip {
     }
 
     pub(super) fn on_ack(&mut self, now: Instant, ack: Seq) {
-        let Some((seq, sent)) = self.sample.filter(|(seq, _)| ack.is_at_or_after(*seq)) else { return };
-        let _ = seq;
+        let Some((_, sent)) = self.sample.filter(|(seq, _)| ack.is_at_or_after(*seq)) else { return };
         self.sample = None;
         let sample = u32::try_from(now.since(sent).as_micros()).unwrap_or(u32::MAX).max(1);
         if self.smoothed == 0 {

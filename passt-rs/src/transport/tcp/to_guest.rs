@@ -103,7 +103,7 @@ impl Send {
     }
 
     pub(super) fn learn_syn(&mut self, syn: &Segment, link_mss: u16) {
-        self.mss = syn.mss.unwrap_or(self.mss).clamp(MSS_MIN, link_mss);
+        self.mss = syn.mss.unwrap_or(self.mss).max(MSS_MIN).min(link_mss);
         self.window_shift = syn.window_scale.unwrap_or(0);
         self.sack_permitted = syn.sack_permitted;
         self.window_seq = syn.seq;
@@ -178,9 +178,9 @@ impl Send {
             && window == self.window
             && self.in_flight() > 0
             && !segment.flags.has(crate::wire::tcp::Flags::FIN);
-        if segment.seq.is_after(self.window_seq)
-            || segment.seq == self.window_seq && ack.is_at_or_after(self.window_ack)
-        {
+        let newer = segment.seq.is_after(self.window_seq)
+            || segment.seq == self.window_seq && ack.is_at_or_after(self.window_ack);
+        if newer && ack.is_at_or_after(self.unacknowledged) {
             (self.window_seq, self.window_ack) = (segment.seq, ack);
             self.window = window;
             self.window_max = self.window_max.max(window);
