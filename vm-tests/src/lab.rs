@@ -140,7 +140,7 @@ impl Lab {
         }
         world.push_str(&self.variant.world_addresses());
         self.world.ip(&world)?;
-        self.pod.ip(&format!("link set eth0 up\n{}", self.variant.pod_addresses()))
+        self.pod.ip(&format!("link set eth0 up\n{}", self.variant.pod_configuration("eth0")))
     }
 }
 

@@ -78,7 +78,15 @@ fn peer_that_never_answers_leaves_the_guest_to_time_out_and_others_alone() {
     let mut tap = Tap::start(Variant::DualStack);
     tap.lab
         .world()
-        .nft("table inet hole { chain input { type filter hook input priority 0; tcp dport 7777 drop; } }")
+        .nft(
+            "table inet hole {
+ chain input {
+ type filter hook input priority 0
+ tcp dport 7777 drop
+ }
+}
+",
+        )
         .unwrap();
     for server in tap.lab.servers() {
         let to = SocketAddr::new(server, 7777);

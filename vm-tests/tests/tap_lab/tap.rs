@@ -1,6 +1,5 @@
 //! The fixture: a lab with a translator in its pod whose tap is the guest's NIC.
 
-use std::ffi::OsStr;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -41,18 +40,10 @@ impl Tap {
     /// Starts, and returns once the guest has its addresses and routes.
     pub(crate) fn start_with_ports(variant: Variant, tcp: &str, udp: &str) -> Self {
         let lab = Lab::new(variant).unwrap();
-        let (program, stand_in) = translator();
-        let mut command = lab.pod().command("prlimit");
-        command.arg("--nofile=20000:20000").arg(program);
-        command.args(["-f", "-I", "tap0", "--config-net", "--no-map-gw"]);
-        command.args(["-m", &variant.mtu().to_string(), "-t", tcp, "-u", udp]);
-        command.arg("--netns").arg(lab.guest().path());
-        if stand_in {
-            command.args(["--runas", "0"]);
-        } else {
-            command.arg("--control").arg(lab.directory().join("control"));
-        }
-        let mut translator = lab.spawn("translator", command).unwrap();
+        let mut translator = match StandIn::chosen() {
+            Some(StandIn::Nothing) => connect_directly(&lab),
+            chosen => start_translator(&lab, chosen, tcp, udp),
+        };
         let mut ended = false;
         wait_for(LIMIT, "addresses and routes in the guest", || {
             ended = translator.has_ended();
@@ -60,6 +51,11 @@ impl Tap {
         })
         .unwrap_or_else(|error| panic!("{error}; its log is:\n{}", translator.log()));
         assert!(!ended, "the translator ended; its log is:\n{}", translator.log());
+        if let Some(StandIn::Pasta(_)) = StandIn::chosen() {
+            // It learns the guest's MAC address from the guest only.
+            let server = lab.servers().first().map(ToString::to_string).unwrap();
+            lab.guest().command("ping").args(["-c1", "-W1", &server]).output().unwrap();
+        }
         Self { translator, lab }
     }
 
@@ -109,7 +105,7 @@ pub(crate) fn listen(namespace: &Namespace, at: SocketAddr) -> TcpListener {
 pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
     listener.set_nonblocking(true).unwrap();
     let mut accepted = None;
-    wait_for(LIMIT, "a connection to accept", || {
+    wait_for(LIMIT, &format!("a connection to accept at {:?}", listener.local_addr()), || {
         accepted = listener.accept().ok();
         accepted.is_some()
     })
@@ -123,12 +119,39 @@ pub(crate) fn connect(namespace: &Namespace, to: SocketAddr) -> io::Result<TcpSt
     namespace.run(|| TcpStream::connect_timeout(&to, LIMIT)).unwrap()
 }
 
-/// The program, and whether it is a stand-in for ours.
-fn translator() -> (PathBuf, bool) {
-    match std::env::var_os("SLUICE_TAP_TRANSLATOR") {
-        Some(path) if path != OsStr::new("") => (path.into(), true),
-        _ => (binary("passt-rs").unwrap(), false),
+/// What the environment puts in our place.
+#[derive(Debug, PartialEq, Eq)]
+enum StandIn {
+    Nothing,
+    Pasta(PathBuf),
+}
+
+impl StandIn {
+    fn chosen() -> Option<Self> {
+        let value = std::env::var_os("SLUICE_TAP_TRANSLATOR").filter(|value| !value.is_empty())?;
+        Some(if value == "none" { Self::Nothing } else { Self::Pasta(value.into()) })
     }
+}
+
+fn start_translator(lab: &Lab, stand_in: Option<StandIn>, tcp: &str, udp: &str) -> Child {
+    let mut command = lab.pod().command("prlimit");
+    command.arg("--nofile=20000:20000");
+    if let Some(StandIn::Pasta(path)) = stand_in {
+        command.arg(path).args(["--runas", "0"]);
+    } else {
+        command.arg(binary("passt-rs").unwrap()).arg("--control").arg(lab.directory().join("control"));
+    }
+    command.args(["-f", "-I", "tap0", "--config-net", "--no-map-gw"]);
+    command.args(["-m", &lab.variant().mtu().to_string(), "-t", tcp, "-u", udp]);
+    command.arg("--netns").arg(lab.guest().path());
+    lab.spawn("translator", command).unwrap()
+}
+
+/// The pod's NIC becomes the guest's; in place of the translator is a program that does nothing.
+fn connect_directly(lab: &Lab) -> Child {
+    lab.pod().ip(&format!("link set eth0 name tap0 netns {}\n", lab.guest().name())).unwrap();
+    lab.guest().ip(&format!("link set tap0 up\n{}", lab.variant().pod_configuration("tap0"))).unwrap();
+    lab.spawn("nothing", lab.pod().command("cat")).unwrap()
 }
 
 fn is_configured(guest: &Namespace, address: IpAddr) -> bool {
