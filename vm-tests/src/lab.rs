@@ -14,7 +14,9 @@ mod sweep;
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -53,6 +55,9 @@ impl Lab {
         let lock = sweep::Lock::take()?;
         sweep::stale_labs();
         std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        // Programs under test give up root before they make their sockets.
+        std::fs::set_permissions(&directory, Permissions::from_mode(0o1777))
+            .context("open the directory to all")?;
         // From here on Drop removes what was made, also when a later step fails.
         let lab = Self {
             world: Namespace::create(&format!("{prefix}-world"))?,
@@ -140,7 +145,7 @@ impl Lab {
         }
         world.push_str(&self.variant.world_addresses());
         self.world.ip(&world)?;
-        self.pod.ip(&format!("link set eth0 up\n{}", self.variant.pod_addresses()))
+        self.pod.ip(&format!("link set eth0 up\n{}", self.variant.pod_configuration("eth0")))
     }
 }
 

@@ -68,24 +68,24 @@ impl Variant {
         lines
     }
 
-    /// Lines for `ip -batch` in the pod, whose `eth0` is up.
-    pub(super) fn pod_addresses(self) -> String {
+    /// Lines for `ip -batch` that give `device`, which is up, the pod's addresses and routes.
+    pub fn pod_configuration(self, device: &str) -> String {
         if self == Self::Calico {
             return format!(
-                "address add {POD_V4}/32 dev eth0\n\
-                 route add {UPLINK_V4} dev eth0 scope link\n\
-                 route add default via {UPLINK_V4} dev eth0\n\
-                 address add {POD_V6}/128 dev eth0 nodad\n\
-                 route add default via {UPLINK_V6} dev eth0\n"
+                "address add {POD_V4}/32 dev {device}\n\
+                 route add {UPLINK_V4} dev {device} scope link\n\
+                 route add default via {UPLINK_V4} dev {device}\n\
+                 address add {POD_V6}/128 dev {device} nodad\n\
+                 route add default via {UPLINK_V6} dev {device}\n"
             );
         }
         let mut lines = String::new();
         if self.has_v4() {
-            let _ = writeln!(lines, "address add {POD_V4}/24 dev eth0");
+            let _ = writeln!(lines, "address add {POD_V4}/24 dev {device}");
             let _ = writeln!(lines, "route add default via {WORLD_LINK_V4}");
         }
         if self.has_v6() {
-            let _ = writeln!(lines, "address add {POD_V6}/64 dev eth0 nodad");
+            let _ = writeln!(lines, "address add {POD_V6}/64 dev {device} nodad");
             let _ = writeln!(lines, "route add default via {WORLD_LINK_V6}");
         }
         lines
