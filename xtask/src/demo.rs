@@ -11,6 +11,14 @@ use crate::target;
 pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
     install::run(runner, &[Need::Labs, Need::Vms])?;
     eprintln!("xtask: building passt-rs and the demo (release)");
-    runner.run(Command::new("cargo").args(["build", "--release", "--package", "passt-rs", "--package", "vm-tests", "--bins"]))?;
+    runner.run(Command::new("cargo").args([
+        "build",
+        "--release",
+        "--package",
+        "passt-rs",
+        "--package",
+        "vm-tests",
+        "--bins",
+    ]))?;
     runner.run(Command::new(target()?.join("release/sluice-demo")).args(arguments))
 }

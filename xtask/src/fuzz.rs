@@ -14,7 +14,8 @@ const SECONDS: &str = "30";
 const TARGETS: &str = "passt-rs/fuzz/fuzz_targets";
 
 pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
-    let seconds: u32 = arguments.first().map_or(SECONDS, String::as_str).parse().context("SECONDS is a number")?;
+    let seconds: u32 =
+        arguments.first().map_or(SECONDS, String::as_str).parse().context("SECONDS is a number")?;
     if !Path::new(TARGETS).is_dir() {
         bail!("there are no fuzz targets yet ({TARGETS})");
     }
@@ -26,7 +27,9 @@ pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
         eprintln!("xtask: fuzzing {name} for {seconds} s");
         let limit = format!("-max_total_time={seconds}");
         runner.run(
-            Command::new("cargo").current_dir("passt-rs").args(["+nightly", "fuzz", "run", &name, "--", &limit]),
+            Command::new("cargo")
+                .current_dir("passt-rs")
+                .args(["+nightly", "fuzz", "run", &name, "--", &limit]),
         )?;
     }
     Ok(())

@@ -33,7 +33,13 @@ struct Package {
 }
 
 const PACKAGES: [Package; 6] = [
-    Package { name: "iproute2", program: "ip", why: "makes the labs' namespaces", need: Need::Labs, major: None },
+    Package {
+        name: "iproute2",
+        program: "ip",
+        why: "makes the labs' namespaces",
+        need: Need::Labs,
+        major: None,
+    },
     Package {
         name: "util-linux",
         program: "setpriv",
@@ -55,7 +61,13 @@ const PACKAGES: [Package; 6] = [
         need: Need::Vms,
         major: None,
     },
-    Package { name: "passt", program: "passt", why: "is what we compare with", need: Need::Bench, major: None },
+    Package {
+        name: "passt",
+        program: "passt",
+        why: "is what we compare with",
+        need: Need::Bench,
+        major: None,
+    },
     Package {
         name: "nftables",
         program: "nft",
@@ -134,7 +146,7 @@ fn may_install() -> bool {
     rustix::process::geteuid().is_root() && find("apt-get").is_some()
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     // Services' and containers' PATH often lacks the administrator's folders, where `ip` and `nft` are.
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));

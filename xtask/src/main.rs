@@ -67,7 +67,10 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
 
 /// The repository: xtask is built inside it.
 fn root() -> Result<PathBuf> {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).context("xtask has no parent folder")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_path_buf)
+        .context("xtask has no parent folder")
 }
 
 /// Cargo's output folder: this program runs from `TARGET/PROFILE/xtask`.

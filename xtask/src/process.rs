@@ -64,10 +64,7 @@ impl Runner {
     fn wait(&self, child: &Child) -> Result<bool> {
         let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
         loop {
-            let mut ready = [
-                PollFd::new(&ended, PollFlags::IN),
-                PollFd::new(&self.signals, PollFlags::IN),
-            ];
+            let mut ready = [PollFd::new(&ended, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
             match poll(&mut ready, None) {
                 Err(rustix::io::Errno::INTR) => continue,
                 other => other?,

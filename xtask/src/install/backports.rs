@@ -24,10 +24,15 @@ pub(super) fn enable(runner: &Runner) -> Result<String> {
     let (file, text) = match (fs::read_to_string(SOURCES), fs::read_to_string(SOURCES_ONE_LINE)) {
         (Ok(stanzas), _) => (format!("{OURS}.sources"), from_stanza(&stanzas, &suite)),
         (Err(_), Ok(lines)) => (format!("{OURS}.list"), from_line(&lines, codename, &suite)),
-        (Err(_), Err(_)) => bail!("neither {SOURCES} nor {SOURCES_ONE_LINE} is there: add {suite} to apt's sources"),
+        (Err(_), Err(_)) => {
+            bail!("neither {SOURCES} nor {SOURCES_ONE_LINE} is there: add {suite} to apt's sources")
+        }
     };
-    let text = text.with_context(|| format!("apt's sources name no Debian release to derive {suite} from"))?;
-    eprintln!("xtask: adding {suite} to apt's sources, as {file} (the release itself has no new enough QEMU)");
+    let text =
+        text.with_context(|| format!("apt's sources name no Debian release to derive {suite} from"))?;
+    eprintln!(
+        "xtask: adding {suite} to apt's sources, as {file} (the release itself has no new enough QEMU)"
+    );
     fs::write(&file, text).with_context(|| format!("writing {file}"))?;
     apt(runner, &["update", "-qq"])?;
     Ok(suite)
@@ -38,7 +43,9 @@ fn configured(suite: &str) -> Result<bool> {
     let folder = fs::read_dir("/etc/apt/sources.list.d").context("reading /etc/apt/sources.list.d")?;
     let files = folder.flatten().map(|entry| entry.path()).filter(|path| is_sources(path));
     let mut all = files.chain([SOURCES_ONE_LINE.into()]);
-    Ok(all.any(|file| fs::read_to_string(file).is_ok_and(|text| text.split_whitespace().any(|word| word == suite))))
+    Ok(all.any(|file| {
+        fs::read_to_string(file).is_ok_and(|text| text.split_whitespace().any(|word| word == suite))
+    }))
 }
 
 fn is_sources(path: &Path) -> bool {

@@ -27,7 +27,9 @@ pub(super) fn present() -> Result<bool> {
 /// Downloads and unpacks; the folder appears only when it is complete.
 pub(super) fn unpack(runner: &Runner) -> Result<()> {
     if find("apt-get").is_none() || find("dpkg-deb").is_none() {
-        bail!("the VMs' guest is made of Debian's packages {KERNEL} and {BUSYBOX}: this needs apt-get and dpkg-deb");
+        bail!(
+            "the VMs' guest is made of Debian's packages {KERNEL} and {BUSYBOX}: this needs apt-get and dpkg-deb"
+        );
     }
     let folder = folder()?;
     let partial = folder.with_extension("partial");
