@@ -37,8 +37,10 @@ fn guest_gets_the_pods_network_and_both_ends_reach_each_other() {
             ensure!(routes.contains("10.244.1.0/24 dev eth0"), "routes:\n{routes}");
             Ok(())
         })?;
-        room.step("an IPv6 address and route from router advertisements", |room| {
-            room.guest_within("ip -6 address show dev eth0 scope global | grep fd00:10:244:")?;
+        room.step("the pod's IPv6 address by DHCPv6, a route from router advertisements", |room| {
+            room.guest("dhcp6")?;
+            let lease = room.guest("cat /run/lease6")?;
+            ensure!(lease.lines().any(|line| line == format!("ip={POD_V6}")), "{lease}");
             room.guest_within("ip -6 route | grep '^default via fe80:'")?;
             Ok(())
         })?;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -22,7 +23,17 @@ const STREAM_BYTES: u64 = 256 << 20;
 const HTTP_PORT: u16 = 80;
 const SINK_PORT: u16 = 9000;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let program = program()?;
     let lab = Lab::new(Variant::DualStack)?;
     let outcome = show(&lab, &program);
@@ -62,8 +73,9 @@ fn show(lab: &Lab, program: &Path) -> Result<()> {
     guest("dhcp")?;
     row("lease", &guest(". /run/lease; echo $ip/$mask, DNS $dns, MTU $mtu")?);
     row("routes", &guest("ip route")?);
+    guest("dhcp6")?;
     guest("for i in $(seq 50); do ip -6 route | grep -q ^default && break; usleep 100000; done")?;
-    row("IPv6", &guest("ip -6 route | grep '^default via'")?);
+    row("IPv6", &guest(". /run/lease6; echo $ip; ip -6 route | grep '^default via'")?);
     row("DNS", &guest(&format!("nslookup {NAME} | grep -A 1 ^Name | tail -n 1"))?);
     row("ping", &guest(&format!("ping -c 3 {SERVER_V4} | tail -n 1"))?);
     row("ping, IPv6", &guest(&format!("ping -6 -c 3 {SERVER_V6} | tail -n 1"))?);

@@ -15,14 +15,40 @@ const UNPACKED: &str = "vm/debian";
 /// The NIC's driver; what it needs follows.
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_net"];
 
-const DIRECTORIES: [&str; 11] =
-    ["bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp", "usr", "usr/share"];
+/// Programs besides busybox, and what they need: where the guest has them, which is where their packages do.
+const PROGRAMS: [&str; 3] =
+    ["sbin/dhclient", "lib/x86_64-linux-gnu/libc.so.6", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"];
+
+/// Where programs look for their loader, and the loader.
+const LOADER: [&str; 2] = ["lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"];
+
+const DIRECTORIES: [&str; 17] = [
+    "bin",
+    "dev",
+    "etc",
+    "lib",
+    "lib/x86_64-linux-gnu",
+    "lib64",
+    "modules",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "sys",
+    "tmp",
+    "usr",
+    "usr/share",
+    "var",
+    "var/run",
+];
 
 /// The guest's own files.
-const SCRIPTS: [(&str, &str); 4] = [
+const SCRIPTS: [(&str, &str); 6] = [
     ("init", include_str!("guest/init")),
     ("bin/agent", include_str!("guest/agent")),
     ("bin/dhcp", include_str!("guest/dhcp")),
+    ("bin/dhcp6", include_str!("guest/dhcp6")),
+    ("etc/dhcp6-event", include_str!("guest/dhcp6-event")),
     ("etc/dhcp-event", include_str!("guest/dhcp-event")),
 ];
 
@@ -58,29 +84,38 @@ impl Image {
 }
 
 fn archive(unpacked: &Path) -> anyhow::Result<Vec<u8>> {
-    let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| unpacked.join(path));
-    let busybox =
-        busybox.iter().find_map(|path| std::fs::read(path).ok()).context("no busybox was unpacked")?;
-    let trees = ["lib/modules", "usr/lib/modules"].map(|path| unpacked.join(path));
-    let tree = trees.iter().find(|path| path.is_dir()).context("no kernel modules were unpacked")?;
-
+    let tree = find(unpacked, "lib/modules")?;
     let mut archive = Archive::default();
     for path in DIRECTORIES {
         archive.directory(path);
     }
-    archive.file("bin/busybox", &busybox, 0o755);
+    for path in ["bin/busybox"].into_iter().chain(PROGRAMS) {
+        let file = find(unpacked, path)?;
+        archive.file(path, &std::fs::read(&file).with_context(|| format!("read {}", file.display()))?, 0o755);
+    }
+    let [link, loader] = LOADER;
+    archive.symlink(link, loader);
     archive.symlink("bin/sh", "busybox");
     for (path, content) in SCRIPTS {
         archive.file(path, content.as_bytes(), 0o755);
     }
     let mut order = String::new();
-    for module in modules::in_order(tree, &MODULES)? {
+    for module in modules::in_order(&tree, &MODULES)? {
         archive.file(&format!("modules/{}.ko", module.name), &module.content, 0o644);
         order.push_str(&module.name);
         order.push('\n');
     }
     archive.file("modules/order", order.as_bytes(), 0o644);
     Ok(archive.finish())
+}
+
+/// Newer releases keep everything below /usr.
+fn find(unpacked: &Path, path: &str) -> anyhow::Result<PathBuf> {
+    let places = [unpacked.join(path), unpacked.join("usr").join(path)];
+    places
+        .into_iter()
+        .find(|place| place.exists())
+        .with_context(|| format!("no {path} was unpacked to {}: run `cargo xtask test`", unpacked.display()))
 }
 
 /// The target folder is somewhere above the running program.
