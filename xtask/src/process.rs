@@ -8,7 +8,10 @@ use std::process::{Child, Command};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process_group, pidfd_open, set_child_subreaper,
+    waitpgid,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::sweep;
@@ -41,6 +44,8 @@ impl Runner {
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::low_level::pipe::register(signal, write_end.try_clone()?)?;
         }
+        // Grandchildren become ours when a child ends before them, so that `stop` can wait for them too.
+        set_child_subreaper(Some(getpid()))?;
         Ok(Self { signals })
     }
 
@@ -90,6 +95,8 @@ fn stop(child: &mut Child) -> io::Result<()> {
     let _ = poll(&mut ready, Some(&GRACE));
     let _ = kill_process_group(pid, Signal::KILL); // fails when nobody is left, which is what we want
     child.wait()?;
+    // What the sweep looks for is dead only once it is waited for. The end is that no such child is left.
+    while waitpgid(pid, WaitOptions::empty()).is_ok() {}
     Ok(())
 }
 
