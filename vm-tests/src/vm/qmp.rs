@@ -1,0 +1,55 @@
+//! QEMU's monitor: one JSON object per line each way, with events in between.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+/// QEMU answers at once, unless the machine is very busy.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// A connection in command mode.
+#[derive(Debug)]
+pub(super) struct Qmp {
+    socket: BufReader<UnixStream>,
+}
+
+impl Qmp {
+    pub(super) fn connect(path: &Path) -> anyhow::Result<Self> {
+        let socket = UnixStream::connect(path).context("connect to QEMU's monitor")?;
+        socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+        let mut qmp = Self { socket: BufReader::new(socket) };
+        qmp.message()?; // the greeting
+        qmp.execute("qmp_capabilities", None)?;
+        Ok(qmp)
+    }
+
+    /// Runs a command that returns nothing of interest.
+    pub(super) fn execute(&mut self, command: &str, arguments: Option<Value>) -> anyhow::Result<()> {
+        let mut request = json!({ "execute": command });
+        if let (Some(arguments), Some(object)) = (arguments, request.as_object_mut()) {
+            object.insert("arguments".to_owned(), arguments);
+        }
+        let name = || format!("QEMU's monitor: {command}");
+        self.socket.get_mut().write_all(format!("{request}\n").as_bytes()).with_context(name)?;
+        loop {
+            let message = self.message().with_context(name)?;
+            if message.get("return").is_some() {
+                return Ok(());
+            }
+            if let Some(error) = message.get("error") {
+                anyhow::bail!("{}: {error}", name());
+            }
+        }
+    }
+
+    fn message(&mut self) -> anyhow::Result<Value> {
+        let mut line = String::new();
+        let length = self.socket.read_line(&mut line)?;
+        anyhow::ensure!(length > 0, "QEMU ended");
+        serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))
+    }
+}

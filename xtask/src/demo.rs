@@ -1,0 +1,17 @@
+//! `cargo xtask demo`: a VM behind a release build of passt-rs, shown working.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::bench::RELEASE;
+use crate::install::{self, Need};
+use crate::process::Runner;
+use crate::target;
+
+pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
+    install::run(runner, &[Need::Labs, Need::Vms])?;
+    eprintln!("xtask: building passt-rs and the demo (release)");
+    runner.run(Command::new("cargo").args(RELEASE))?;
+    runner.run(Command::new(target()?.join("release/demo")).args(arguments))
+}

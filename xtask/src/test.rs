@@ -1,0 +1,17 @@
+//! `cargo xtask test`: the programs, then every test of the workspace. Nothing is skipped in silence.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::install::{self, Need};
+use crate::process::Runner;
+
+pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
+    install::run(runner, &[Need::Labs, Need::Vms])?;
+    // The black-box tests run programs they do not depend on, so cargo would not build those for them.
+    eprintln!("xtask: building the programs under test");
+    runner.run(Command::new("cargo").args(["build", "--workspace", "--bins"]))?;
+    eprintln!("xtask: running every test");
+    runner.run(Command::new("cargo").args(["test", "--workspace"]).args(arguments))
+}
