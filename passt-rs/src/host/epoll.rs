@@ -22,6 +22,8 @@ pub struct Epoll {
 pub struct Ready {
     pub token: u64,
     pub readable: bool,
+    /// The peer sends no more: the end of its stream is in the receive queue.
+    pub ended: bool,
     pub writable: bool,
     /// An error, also one in the error queue.
     pub error: bool,
@@ -72,6 +74,7 @@ impl Epoll {
         Some(Ready {
             token: data.u64(),
             readable: flags.intersects(EventFlags::IN | EventFlags::RDHUP),
+            ended: flags.contains(EventFlags::RDHUP),
             writable: flags.contains(EventFlags::OUT),
             error: flags.contains(EventFlags::ERR),
             hangup: flags.contains(EventFlags::HUP),

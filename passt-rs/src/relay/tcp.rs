@@ -37,6 +37,8 @@ pub(super) struct TcpFlow {
     queue: Option<QueueId>,
     /// The socket may have bytes or an end that were not seen yet.
     readable: bool,
+    /// The end of the peer's stream is in the queue and raises no further edge.
+    ended: bool,
     /// The socket takes no more until it says so.
     full: bool,
     /// The socket broke; both ends are to be reset.
@@ -71,6 +73,7 @@ impl TcpFlow {
             acked: 0,
             queue: None,
             readable: false,
+            ended: false,
             full: false,
             failed: false,
             listed: false,
@@ -210,7 +213,8 @@ impl TcpFlow {
             return self.on_connect(core, id, key, ready);
         }
         // Errors show when the queue is read to its end, or when bytes are sent.
-        self.readable |= ready.readable || ready.error || ready.hangup;
+        self.ended |= ready.ended || ready.error || ready.hangup;
+        self.readable |= ready.readable || self.ended;
         if ready.writable {
             self.full = false;
         }
@@ -357,10 +361,11 @@ impl TcpFlow {
                 core.tcp.retransmits_total += u64::from(*again);
                 if !again {
                     self.to_guest_bytes += sent as u64;
-                    // Less than asked for: the queue is read to its end, a later byte raises a new edge.
-                    self.readable &= sent == asked;
+                    // Less than asked for: the queue is read to its last byte, and a later one raises a new
+                    // edge. An end that came with these bytes does not.
+                    self.readable &= sent == asked || self.ended;
                 }
-                (*seq, if self.readable { Flags::default() } else { Flags::PSH })
+                (*seq, if sent == asked { Flags::default() } else { Flags::PSH })
             }
         };
         let segment = from_peer(key, self.connection.data_header(seq, flags));
