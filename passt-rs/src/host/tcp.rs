@@ -25,8 +25,13 @@ pub const SKIP_MAX: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
-    /// Where the kernel's next peek starts, counted from the head of the receive queue.
-    peek_at: u32,
+    /// Where the kernel's next peek starts, counted from the head of the receive queue. `None`: always at the
+    /// head, since SO_PEEK_OFF was not needed yet.
+    peek_at: Option<u32>,
+    /// Something was sent.
+    used: bool,
+    /// Options that only matter to a connection that lives on are set.
+    settled: bool,
 }
 
 /// What a send did.
@@ -68,7 +73,7 @@ pub fn open(to: &SocketAddr) -> Result<Socket, Errno> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    Ok(Socket { fd, peek_at: 0 })
+    Ok(Socket::new(fd))
 }
 
 /// What a listening socket gave.
@@ -109,9 +114,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> Accepted {
             let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
             let ours = rustix::net::getsockname(&fd).ok().and_then(|ours| SocketAddr::try_from(ours).ok());
             match (peer, ours) {
-                (Some(peer), Some(ours)) => {
-                    Accepted::Connection { socket: Socket { fd, peek_at: 0 }, peer, ours }
-                }
+                (Some(peer), Some(ours)) => Accepted::Connection { socket: Socket::new(fd), peer, ours },
                 (Some(_) | None, _) => Accepted::Nothing,
             }
         }
@@ -122,17 +125,19 @@ pub fn accept(listener: BorrowedFd<'_>) -> Accepted {
 }
 
 impl Socket {
-    /// Options every connection gets; `peek_offset` as [`has_peek_offset`] said. Call before data can arrive
-    /// or right after accepting.
-    pub fn configure(&self, peek_offset: bool) -> Result<(), Errno> {
-        // The guest's own TCP decides about small segments; holding them here would only add delay.
-        sockopt::set_tcp_nodelay(&self.fd, true)?;
-        sockopt::set_socket_keepalive(&self.fd, true)?;
-        if peek_offset {
-            sys::set_int(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0)
-                .map_err(|error| errno(&error))?;
+    fn new(fd: OwnedFd) -> Self {
+        Self { fd, peek_at: None, used: false, settled: false }
+    }
+
+    /// Sets what a connection needs that is more than one request: no delay of small segments, about which the
+    /// guest's own TCP decides, and probes of a silent peer. Two system calls that short connections spare.
+    pub fn settle(&mut self) {
+        if !self.settled {
+            self.settled = true;
+            // Refused only for sockets that are closed; then nothing is sent either.
+            let _ = sockopt::set_tcp_nodelay(&self.fd, true);
+            let _ = sockopt::set_socket_keepalive(&self.fd, true);
         }
-        Ok(())
     }
 
     /// Starts connecting.
@@ -150,7 +155,11 @@ impl Socket {
     }
 
     /// Sends from iovecs, as many bytes as the socket takes.
-    pub fn send(&self, slices: &[IoSlice<'_>]) -> Sent {
+    pub fn send(&mut self, slices: &[IoSlice<'_>]) -> Sent {
+        if self.used {
+            self.settle();
+        }
+        self.used = true;
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
             match rustix::net::sendmsg(&self.fd, slices, &mut SendAncillaryBuffer::default(), flags) {
@@ -167,7 +176,7 @@ impl Socket {
     pub fn peek(&mut self, offset: u32, buffer: &mut [u8], scratch: Option<&mut [u8]>) -> Peeked {
         let skip = match &scratch {
             None => {
-                if self.peek_at != offset && self.seek(offset).is_err() {
+                if self.peek_at.unwrap_or(0) != offset && self.seek(offset).is_err() {
                     return Peeked::Failed(Errno::INVAL);
                 }
                 0
@@ -189,7 +198,9 @@ impl Socket {
             Ok(0) => Peeked::End,
             Ok(bytes) => {
                 let fresh = bytes - skip;
-                self.peek_at = offset + u32::try_from(fresh).unwrap_or(0);
+                if let Some(peek_at) = &mut self.peek_at {
+                    *peek_at = offset + u32::try_from(fresh).unwrap_or(0);
+                }
                 Peeked::Bytes(fresh)
             }
             Err(Errno::AGAIN | Errno::INTR) => Peeked::Empty,
@@ -214,7 +225,7 @@ impl Socket {
         let value = i32::try_from(offset).map_err(|_| Errno::INVAL)?;
         sys::set_int(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, value)
             .map_err(|error| errno(&error))?;
-        self.peek_at = offset;
+        self.peek_at = Some(offset);
         Ok(())
     }
 
@@ -230,7 +241,9 @@ impl Socket {
             }
         }
         let gone = bytes - left;
-        self.peek_at = self.peek_at.saturating_sub(gone);
+        if let Some(peek_at) = &mut self.peek_at {
+            *peek_at = peek_at.saturating_sub(gone);
+        }
         gone
     }
 

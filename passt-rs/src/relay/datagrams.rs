@@ -14,6 +14,7 @@ use crate::wire::{
 };
 
 use super::cable::Cable;
+use super::run::Run;
 
 /// Length of UDP's header, and of an echo message's.
 const TRANSPORT_LEN: usize = udp::HEADER_LEN;
@@ -35,29 +36,31 @@ pub(super) struct SentToGuest {
 struct Message<'a> {
     ip: IpRepr,
     header: [u8; TRANSPORT_LEN],
-    payload: &'a [u8],
+    payload: &'a [IoSlice<'a>],
+    payload_len: usize,
     offload: Offload,
 }
 
 impl<G: Guest> Cable<G> {
     /// Sends what a UDP socket received to the guest's end of `key`, in packets of at most `mtu` bytes.
-    pub(super) fn send_udp(
-        &mut self,
-        key: &Key,
-        received: &Received<'_>,
-        mtu: u16,
-    ) -> Result<SentToGuest, Full> {
+    pub(super) fn send_udp(&mut self, key: &Key, run: &Run<'_>, mtu: u16) -> Result<SentToGuest, Full> {
+        let received = run.first();
         let ip = header(key, protocol::UDP, received);
-        let fits = usize::from(mtu).saturating_sub(ip_header_len(ip.src) + TRANSPORT_LEN);
+        let fits = udp_fits(key, mtu);
         let offloads = self.offloads();
+        if let [_, _, ..] = run.slices() {
+            let size = u16::try_from(received.payload.len()).ok();
+            self.send_message(&udp_message(ip, key, run.slices(), run.bytes(), size))?;
+            return Ok(SentToGuest { datagrams: run.slices().len() as u64, fragmented: 0 });
+        }
         let payload = received.payload;
         let size = received.segment.map_or(0, usize::from);
         let mut sent = SentToGuest::default();
         if size == 0 || payload.len() <= size {
             self.send_datagram(ip, key, payload, (mtu, fits), &mut sent)?;
         } else if offloads.uso && offloads.checksum && size <= fits {
-            let message = udp_message(ip, key, payload, received.segment);
-            self.send_message(&message)?;
+            let slices = [IoSlice::new(payload)];
+            self.send_message(&udp_message(ip, key, &slices, payload.len(), received.segment))?;
             sent.datagrams += payload.len().div_ceil(size) as u64;
         } else {
             for part in payload.chunks(size) {
@@ -76,13 +79,14 @@ impl<G: Guest> Cable<G> {
         (mtu, fits): (u16, usize),
         sent: &mut SentToGuest,
     ) -> Result<(), Full> {
-        let mut message = udp_message(ip, key, payload, None);
+        let slices = [IoSlice::new(payload)];
+        let mut message = udp_message(ip, key, &slices, payload.len(), None);
         if payload.len() <= fits && self.offloads().checksum {
             self.send_message(&message)?;
         } else {
-            complete_udp(&mut message);
+            complete_udp(&mut message, payload);
             sent.fragmented += u64::from(payload.len() > fits);
-            self.send_complete(&message, mtu)?;
+            self.send_complete(&message, payload, mtu)?;
         }
         sent.datagrams += 1;
         Ok(())
@@ -110,14 +114,16 @@ impl<G: Guest> Cable<G> {
         };
         let [high, low] = pseudo_header.with(&header).with(payload).finish().to_be_bytes();
         (header[2], header[3]) = (high, low);
-        let message = Message { ip, header, payload, offload: Offload::default() };
-        let fragmented = self.send_complete(&message, mtu)?;
+        let slices = [IoSlice::new(payload)];
+        let offload = Offload::default();
+        let message = Message { ip, header, payload: &slices, payload_len: payload.len(), offload };
+        let fragmented = self.send_complete(&message, payload, mtu)?;
         Ok(SentToGuest { datagrams: 1, fragmented: u64::from(fragmented) })
     }
 
     /// Sends a message whose checksum is complete; `true`: in fragments.
-    fn send_complete(&mut self, message: &Message<'_>, mtu: u16) -> Result<bool, Full> {
-        let len = TRANSPORT_LEN + message.payload.len();
+    fn send_complete(&mut self, message: &Message<'_>, payload: &[u8], mtu: u16) -> Result<bool, Full> {
+        let len = TRANSPORT_LEN + message.payload_len;
         if ip_header_len(message.ip.src) + len <= usize::from(mtu) {
             self.send_message(message)?;
             return Ok(false);
@@ -137,7 +143,7 @@ impl<G: Guest> Cable<G> {
                 used = append(&mut headers, used, &message.header);
             }
             let range = start.saturating_sub(TRANSPORT_LEN)..end - TRANSPORT_LEN;
-            let part = message.payload.get(range).unwrap_or_default();
+            let part = payload.get(range).unwrap_or_default();
             self.send(Offload::default(), headers.get(..used).unwrap_or_default(), &[IoSlice::new(part)])?;
         }
         Ok(true)
@@ -147,12 +153,12 @@ impl<G: Guest> Cable<G> {
         let mut headers = [0; HEADERS_LEN];
         let mut used = self.emit_link(&mut headers, message.ip);
         if let Some(place) = headers.get_mut(used..) {
-            emit_ip(place, &message.ip, TRANSPORT_LEN + message.payload.len());
+            emit_ip(place, &message.ip, TRANSPORT_LEN + message.payload_len);
             used += ip_header_len(message.ip.src);
         }
         used = append(&mut headers, used, &message.header);
         let headers = headers.get(..used).unwrap_or_default();
-        self.send(message.offload, headers, &[IoSlice::new(message.payload)])
+        self.send(message.offload, headers, message.payload)
     }
 
     fn emit_link(&self, headers: &mut [u8], ip: IpRepr) -> usize {
@@ -160,6 +166,11 @@ impl<G: Guest> Cable<G> {
         emit_ethernet(headers, self.our_mac, self.guest_mac, ether_type);
         ETHERNET_HEADER_LEN
     }
+}
+
+/// Payload of a datagram to the guest's end of `key` that needs no fragments.
+pub(super) fn udp_fits(key: &Key, mtu: u16) -> usize {
+    usize::from(mtu).saturating_sub(ip_header_len(key.peer.address) + TRANSPORT_LEN)
 }
 
 fn header(key: &Key, number: u8, received: &Received<'_>) -> IpRepr {
@@ -173,12 +184,18 @@ fn header(key: &Key, number: u8, received: &Received<'_>) -> IpRepr {
 }
 
 /// A datagram whose checksum, and cutting if there is a `segment` size, is left to the device.
-fn udp_message<'a>(ip: IpRepr, key: &Key, payload: &'a [u8], segment: Option<u16>) -> Message<'a> {
-    let len = TRANSPORT_LEN + payload.len();
+fn udp_message<'a>(
+    ip: IpRepr,
+    key: &Key,
+    payload: &'a [IoSlice<'a>],
+    payload_len: usize,
+    segment: Option<u16>,
+) -> Message<'a> {
+    let len = TRANSPORT_LEN + payload_len;
     let transport = ETHERNET_HEADER_LEN + ip_header_len(ip.src);
     let mut header = [0; TRANSPORT_LEN];
     let sum = Sum::pseudo_header(ip.src, ip.dst, ip.protocol, len).partial();
-    udp_header(key, payload.len()).emit(&mut header, sum);
+    udp_header(key, payload_len).emit(&mut header, sum);
     let offload = Offload {
         checksum: Checksum::Partial {
             start: u16::try_from(transport).unwrap_or(0),
@@ -187,15 +204,15 @@ fn udp_message<'a>(ip: IpRepr, key: &Key, payload: &'a [u8], segment: Option<u16
         segmentation: segment.map_or(Segmentation::None, |size| Segmentation::Udp { size }),
         header_len: u16::try_from(transport + TRANSPORT_LEN).unwrap_or(0),
     };
-    Message { ip, header, payload, offload }
+    Message { ip, header, payload, payload_len, offload }
 }
 
 /// Completes the checksum of a datagram, for a guest or a fragment that must not leave it open.
-fn complete_udp(message: &mut Message<'_>) {
+fn complete_udp(message: &mut Message<'_>, payload: &[u8]) {
     let ip = message.ip;
-    let len = TRANSPORT_LEN + message.payload.len();
+    let len = TRANSPORT_LEN + payload.len();
     let [ports @ .., _, _] = message.header;
-    let sum = Sum::pseudo_header(ip.src, ip.dst, ip.protocol, len).with(&ports).with(message.payload);
+    let sum = Sum::pseudo_header(ip.src, ip.dst, ip.protocol, len).with(&ports).with(payload);
     // A computed zero is sent as all ones, zero meaning "none" (RFC 768).
     let sum = if sum.finish() == 0 { 0xffff } else { sum.finish() };
     let [high, low] = sum.to_be_bytes();
@@ -297,7 +314,8 @@ mod tests {
         let payload = vec![7; len];
         let received = Received { payload: &payload, hop_limit: Some(9), segment, ..Received::default() };
         let mut cable = cable(offloads);
-        let sent = cable.send_udp(key, &received, 1500).unwrap();
+        let run = Run::new(received, offloads, udp_fits(key, 1500));
+        let sent = cable.send_udp(key, &run, 1500).unwrap();
         (cable, sent)
     }
 
@@ -351,7 +369,7 @@ mod tests {
         let payload = rest.to_be_bytes();
         let mut cable = cable(Offloads::default());
         let received = Received { payload: &payload, ..Received::default() };
-        cable.send_udp(&key, &received, 1500).unwrap();
+        cable.send_udp(&key, &Run::new(received, Offloads::default(), 0), 1500).unwrap();
         assert_eq!(cable.guest.frames[0].1[40..42], [0xff, 0xff]);
     }
 }

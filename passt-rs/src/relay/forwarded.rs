@@ -57,7 +57,7 @@ impl<G: Guest> Relay<G> {
             // Two peers of the host side that the guest is shown as one: the first has the flow.
             return self.core.drops.count(DropReason::Source);
         }
-        flow.deliver(&mut self.core, &key, received);
+        flow.deliver(&mut self.core, &key, *received);
     }
 
     fn open_forwarded(

@@ -110,8 +110,6 @@ impl<G: Guest> Relay<G> {
         }
         let to = self.core.settings.nat.to_host(SocketAddr::from(key.peer));
         let socket = host_tcp::open(&to).map_err(|_| Refusal::Limit)?;
-        let configured = socket.configure(self.core.has_peek_offset);
-        configured.map_err(|_| Refusal::Limit)?;
         let bound = self.core.settings.outbound.apply(socket.as_fd(), to);
         bound.map_err(|error| Refusal::Connect(Errno::from_io_error(&error).unwrap_or(Errno::INVAL)))?;
         let connecting = socket.connect(&to);

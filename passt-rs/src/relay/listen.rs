@@ -74,7 +74,7 @@ impl<G: Guest> Relay<G> {
             socket.reset();
             return;
         };
-        if socket.configure(self.core.has_peek_offset).is_err() || self.find(&key).is_some() {
+        if self.find(&key).is_some() {
             // The same ends twice: an old connection the guest still has. The peer may try another port.
             socket.reset();
             return;

@@ -20,6 +20,7 @@ mod cable;
 mod datagrams;
 mod icmp;
 mod refusal;
+mod run;
 mod spill;
 mod control;
 mod core;

@@ -12,7 +12,7 @@ use crate::host::epoll::Ready;
 use crate::host::tcp::{Peeked, SKIP_MAX, Sent, Socket};
 use crate::stats::FlowReport;
 use crate::time::Instant;
-use crate::transport::tcp::{Connection, Event, Phase, Plan, Take, TimerEvent};
+use crate::transport::tcp::{Connection, Event, Outbound, Phase, Plan, Take, TimerEvent};
 use crate::wire::tcp::{Flags, HEADER_LEN, Segment, Seq};
 use crate::wire::{ETHERNET_HEADER_LEN, ip_header_len};
 
@@ -270,7 +270,10 @@ impl TcpFlow {
             return Fate::ResetHost;
         }
         if self.connection.wants_shutdown() {
-            self.socket.shutdown_write();
+            // When the other direction is done too, closing the socket says the same.
+            if self.connection.closing().1 != Outbound::FinAcked {
+                self.socket.shutdown_write();
+            }
             self.connection.shut();
         }
         if self.acked > 0 {
@@ -376,6 +379,7 @@ impl TcpFlow {
 
     /// The flow's deadline passed, or an earlier one that was moved since.
     pub(super) fn on_timer<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, key: &Key) -> Fate {
+        self.socket.settle();
         match self.connection.on_timer(core.now) {
             TimerEvent::Nothing => {}
             TimerEvent::Syn => self.send_syn(core, key),

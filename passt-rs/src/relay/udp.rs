@@ -18,9 +18,10 @@ use crate::transport::udp::{Association, Idle, Initiator, Marking};
 use crate::wire::{protocol, udp};
 
 use super::core::{Core, Fate};
-use super::datagrams::udp_header;
+use super::datagrams::{udp_fits, udp_header};
 use super::icmp::{self, Quote};
 use super::queue::{self, Queued};
+use super::run::Run;
 use super::tcp::millis;
 use super::work::{RECEIVES_PER_TURN, Work, note_sent, reads_on};
 
@@ -79,20 +80,44 @@ impl UdpFlow {
             }
             turns -= 1;
             let received = self.socket.receive(&mut batch);
-            for received in (0..received.unwrap_or(0)).filter_map(|index| batch.datagram(index)) {
-                self.deliver(core, key, &received);
-            }
+            self.deliver_all(core, key, (0..received.unwrap_or(0)).filter_map(|index| batch.datagram(index)));
             self.work.readable = reads_on(received);
         }
         core.batch = batch;
         Fate::Keep
     }
 
-    /// Sends the guest what came from the peer.
-    pub(super) fn deliver<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, received: &Received<'_>) {
-        let sent = core.cable.send_udp(key, received, core.settings.mtu);
+    /// Sends the guest datagrams that came together, in as few frames as its device allows.
+    fn deliver_all<'a, G: Guest>(
+        &mut self,
+        core: &mut Core<G>,
+        key: &Key,
+        datagrams: impl Iterator<Item = Received<'a>>,
+    ) {
+        let (offloads, fits) = (core.cable.offloads(), udp_fits(key, core.settings.mtu));
+        let mut run: Option<Run<'a>> = None;
+        for next in datagrams {
+            if run.as_mut().is_some_and(|run| run.push(&next)) {
+                continue;
+            }
+            if let Some(run) = run.replace(Run::new(next, offloads, fits)) {
+                self.deliver_run(core, key, &run);
+            }
+        }
+        if let Some(run) = run {
+            self.deliver_run(core, key, &run);
+        }
+    }
+
+    /// Sends the guest one datagram that came from the peer.
+    pub(super) fn deliver<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, received: Received<'_>) {
+        self.deliver_all(core, key, std::iter::once(received));
+    }
+
+    fn deliver_run<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, run: &Run<'_>) {
+        let sent = core.cable.send_udp(key, run, core.settings.mtu);
         let datagrams = note_sent(core, sent);
-        self.association.on_host(core.now, datagrams, received.payload.len());
+        self.association.on_host(core.now, datagrams, run.bytes());
     }
 
     /// Sends `run`, datagrams of the guest of one marking.
