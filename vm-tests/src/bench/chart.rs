@@ -92,10 +92,11 @@ impl Panel {
             let _ = writeln!(
                 svg,
                 "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>\
-                 <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#555\">{value}</text>",
+                 <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#555\">{}</text>",
                 WIDTH - 20.0,
                 LEFT - 8.0,
-                y + 4.0
+                y + 4.0,
+                scale(decade)
             );
         }
         let step = (WIDTH - LEFT - 20.0) / to_f64(self.groups.len());
@@ -143,9 +144,19 @@ impl Panel {
     }
 }
 
+/// A power of ten, as short as it goes.
+fn scale(decade: i32) -> String {
+    match decade {
+        6.. => format!("{}M", 10_f64.powi(decade - 6)),
+        3..6 => format!("{}k", 10_f64.powi(decade - 3)),
+        _ => 10_f64.powi(decade).to_string(),
+    }
+}
+
 /// Fits above a bar.
 fn short(value: f64) -> String {
     match value {
+        value if value >= 10_000.0 => format!("{:.0}k", value / 1000.0),
         value if value >= 1000.0 => format!("{:.1}k", value / 1000.0),
         value if value >= 10.0 => format!("{value:.0}"),
         value if value >= 1.0 => format!("{value:.1}"),

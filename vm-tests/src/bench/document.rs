@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::process::Command;
 
 use serde_json::json;
 
@@ -118,14 +119,17 @@ impl Report<'_> {
         })
     }
 
+    /// What it says of itself, and what the distribution calls it, where it is the distribution's.
     fn peer_version(&self) -> String {
-        let output = std::process::Command::new(&self.options.peer).arg("--version").output();
-        let text =
-            output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-        let first = text.lines().next().unwrap_or_default().trim();
-        let version =
-            first.split_whitespace().filter(|word| !word.starts_with('/')).collect::<Vec<_>>().join(" ");
-        if version.is_empty() { "of unknown version".to_owned() } else { format!("\"{version}\"") }
+        let peer = &self.options.peer;
+        let own = first_line(Command::new(peer).arg("--version"));
+        let own: Vec<_> = own.split_whitespace().filter(|word| !word.starts_with('/')).collect();
+        let package = if peer.starts_with("/usr/bin") {
+            first_line(Command::new("dpkg-query").args(["--show", "passt"])).replace('\t', " ")
+        } else {
+            String::new()
+        };
+        format!("\"{}\" {package}", own.join(" ")).trim_end().to_owned()
     }
 
     fn samples(&self) -> serde_json::Value {
@@ -152,6 +156,11 @@ impl Report<'_> {
             "cells": cells,
         })
     }
+}
+
+fn first_line(command: &mut Command) -> String {
+    let output = command.output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).lines().next().unwrap_or_default().to_owned()
 }
 
 /// A note says why, not everything a log says.

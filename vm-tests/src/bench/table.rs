@@ -180,6 +180,7 @@ fn crowd_lines() -> Vec<Line> {
         Line::new(asked, "refused", "25 000 asked for: refused", ""),
         Line::new(asked, "unanswered", "25 000 asked for: left without an answer", "")
             .wants([Target::Most(0.0)]),
+        Line::new(asked, "refused_p50_us", "25 000 asked for: time to be refused, p50", "µs"),
         Line::new(asked, "refused_p99_us", "25 000 asked for: time to be refused, p99", "µs"),
         Line::new(asked, "rr_kept", "25 000 asked for: of the request rate before", "×")
             .wants([Target::Least(0.8)]),

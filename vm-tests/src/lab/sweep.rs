@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::fs::{FlockOperation, flock};
@@ -12,6 +13,9 @@ use super::namespace::NAMES;
 
 /// What the names of all labs begin with; the process id follows.
 pub(super) const PREFIX: &str = "sluice-";
+
+/// Logs of a failed test outlive the rest of its test run.
+const LOGS_KEPT: Duration = Duration::from_secs(3600);
 
 /// Held while namespaces are made; released when dropped.
 #[derive(Debug)]
@@ -37,7 +41,12 @@ pub(super) fn stale_labs() {
     }
     let temporary = std::env::temp_dir();
     for name in names_in(&temporary).filter(|name| is_stale(name)) {
-        let _ = std::fs::remove_dir_all(temporary.join(name));
+        let directory = temporary.join(name);
+        let age =
+            std::fs::metadata(&directory).and_then(|data| data.modified()).map(|changed| changed.elapsed());
+        if age.is_ok_and(|age| age.is_ok_and(|age| age > LOGS_KEPT)) {
+            let _ = std::fs::remove_dir_all(directory);
+        }
     }
 }
 

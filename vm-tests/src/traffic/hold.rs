@@ -16,8 +16,8 @@ use super::latency::Latencies;
 use super::report;
 use super::socket::Poll;
 
-/// Attempts under way at the same time: many, but fewer than a tap queues.
-const WINDOW: usize = 512;
+/// Attempts under way at the same time: many, but two clients together stay below the 1000 frames a tap queues.
+const WINDOW: usize = 256;
 
 /// An attempt under way for longer no longer keeps others from being made.
 const ATTENTION: Duration = Duration::from_millis(250);
