@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::capture::Capture;
-use crate::config::{Config, Tap as TapConfig, Transport};
+use crate::config::{Config, RunAs, Tap as TapConfig, Transport};
 use crate::control::Control;
 use crate::flow::forward::Rule;
 use crate::guest::{Stream, Tap};
@@ -31,6 +31,18 @@ const LISTENING_SHARE: usize = 2;
 /// Files to remove at the end.
 #[derive(Debug, Default)]
 pub struct Leftovers(Vec<PathBuf>);
+
+impl Leftovers {
+    /// Makes sockets belong to whom we are about to become, so that they can be replaced and used by that user.
+    pub fn give_to(&self, identity: Option<RunAs>) {
+        let Some(RunAs { uid, gid }) = identity else { return };
+        for path in &self.0 {
+            if let Err(error) = std::os::unix::fs::chown(path, Some(uid), Some(gid)) {
+                warn!("{}: cannot be given to user {uid}: {error}", path.display());
+            }
+        }
+    }
+}
 
 impl Drop for Leftovers {
     fn drop(&mut self) {
@@ -69,16 +81,29 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
     })
 }
 
-/// Opens what is the same for every transport.
-pub fn open(config: &Config, leftovers: &mut Leftovers) -> anyhow::Result<Opened> {
+/// Files of ours that are open.
+#[derive(Debug, Default)]
+pub struct Files {
+    capture: Option<Capture>,
+    control: Option<Control>,
+}
+
+/// Opens the files the command line names.
+pub fn files(config: &Config, leftovers: &mut Leftovers) -> anyhow::Result<Files> {
     let capture = config
         .pcap
         .as_deref()
         .map(|path| Capture::create(path).with_context(|| format!("--pcap {}", path.display())));
     let control = config.control.as_deref().map(|path| {
+        let control = Control::listen(path).with_context(|| format!("--control {}", path.display()))?;
         leftovers.0.push(path.to_owned());
-        Control::listen(path).with_context(|| format!("--control {}", path.display()))
+        anyhow::Ok(control)
     });
+    Ok(Files { capture: capture.transpose()?, control: control.transpose()? })
+}
+
+/// Opens what is the same for every transport and needs no file.
+pub fn open(config: &Config, files: Files) -> anyhow::Result<Opened> {
     if config.protocols.icmp
         && let Err(error) = echo::available()
     {
@@ -86,8 +111,8 @@ pub fn open(config: &Config, leftovers: &mut Leftovers) -> anyhow::Result<Opened
     }
     Ok(Opened {
         listening: listen(config)?,
-        capture: capture.transpose()?,
-        control: control.transpose()?,
+        capture: files.capture,
+        control: files.control,
         stop: Some(signals::termination().context("signals")?),
     })
 }

@@ -9,7 +9,7 @@ use anyhow::Context;
 use passt_rs::assemble::{self, Leftovers};
 use passt_rs::cli::{self, Asked, Fault};
 use passt_rs::config::{Config, Surroundings, Transport};
-use passt_rs::guest::{Guest, Tap};
+use passt_rs::guest::Guest;
 use passt_rs::logging;
 use passt_rs::relay::Relay;
 use passt_rs::sandbox::{self, Needs, PidFile, Readiness, Started};
@@ -76,38 +76,30 @@ fn work(config: &Config, readiness: Readiness) -> anyhow::Result<()> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    // Only root may open the tap device on many machines, and only it may enter the guest's namespace.
-    let tap = match &config.transport {
-        Transport::Tap(tap) => Some(assemble::tap(tap)?),
-        Transport::Stream { .. } | Transport::StreamFd(_) => None,
-    };
-    sandbox::assume_identity(config.run_as, Needs::of(config))?;
-    run(config, tap, readiness, pid_file)
-}
-
-/// Opens everything, gives up what is left to give up, says so, and serves.
-fn run(
-    config: &Config,
-    tap: Option<Tap>,
-    readiness: Readiness,
-    pid_file: Option<PidFile>,
-) -> anyhow::Result<()> {
     let mut leftovers = Leftovers::default();
-    if let Some(tap) = tap {
-        return serve(tap, config, readiness, pid_file, &mut leftovers);
+    match &config.transport {
+        Transport::Tap(tap) => serve(assemble::tap(tap)?, config, readiness, pid_file, leftovers),
+        Transport::Stream { .. } | Transport::StreamFd(_) => {
+            let stream = assemble::stream(&config.transport, &mut leftovers)?;
+            serve(stream, config, readiness, pid_file, leftovers)
+        }
     }
-    let stream = assemble::stream(&config.transport, &mut leftovers)?;
-    serve(stream, config, readiness, pid_file, &mut leftovers)
 }
 
+/// Opens the rest, gives up what is left to give up, says so, and serves.
 fn serve<G: Guest>(
     guest: G,
     config: &Config,
     readiness: Readiness,
     pid_file: Option<PidFile>,
-    leftovers: &mut Leftovers,
+    mut leftovers: Leftovers,
 ) -> anyhow::Result<()> {
-    let opened = assemble::open(config, leftovers)?;
+    // Files are opened as who started us: nobody may write nowhere.
+    let files = assemble::files(config, &mut leftovers)?;
+    let identity = sandbox::identity(config.run_as)?;
+    leftovers.give_to(identity);
+    sandbox::assume_identity(identity, Needs::of(config))?;
+    let opened = assemble::open(config, files)?;
     let mut relay = Relay::new(guest, assemble::settings(config)?, opened).context("epoll")?;
     sandbox::lock_down(Needs::of(config))?;
     readiness.announce(pid_file).context("cannot go to the background")?;

@@ -2,10 +2,15 @@
 #![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "the whole file is tests")]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+const PASST_RS: &str = env!("CARGO_BIN_EXE_passt-rs");
 
 fn passt_rs(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_passt-rs")).args(args).stdin(Stdio::null()).output().unwrap()
+    Command::new(PASST_RS).args(args).stdin(Stdio::null()).output().unwrap()
 }
 
 fn stderr(output: &Output) -> String {
@@ -73,30 +78,52 @@ fn help_and_the_manual_list_every_flag() {
 }
 
 #[test]
-fn foreground_says_what_it_resolved() {
+fn foreground_says_what_it_resolved_and_cleans_up_when_told_to_end() {
     let directory = tempfile::tempdir().unwrap();
+    // Started by root it becomes nobody, who may remove its socket only where everybody may.
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let socket = directory.path().join("s");
-    let output = passt_rs(&[&ADDRESSES[..], &["-f", "-t", "22", "-s", socket.to_str().unwrap()]].concat());
-    let said = stderr(&output);
-    assert!(output.status.success(), "{said}");
+    let args = [&ADDRESSES[..], &["-f", "-t", "48222", "-s", socket.to_str().unwrap()]].concat();
+    let mut child = Command::new(PASST_RS).args(args).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    // The last line before it serves.
+    while !said.contains("ports are forwarded") {
+        let Some(line) = lines.next() else { panic!("it ended: {said}") };
+        said += &line.unwrap();
+        said += "\n";
+    }
     for wanted in
-        ["IPv4: 192.0.2.2/24", "IPv6: 2001:db8::2/64", "TCP forwarded in: * 22", "machine's end: socket "]
+        ["IPv4: 192.0.2.2/24", "IPv6: 2001:db8::2/64", "TCP forwarded in: * 48222", "machine's end: socket "]
     {
         assert!(said.contains(wanted), "{wanted}: {said}");
     }
+    std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    kill(child.id(), rustix::process::Signal::TERM);
+    assert!(child.wait().unwrap().success());
+    assert!(!socket.exists());
 }
 
 #[test]
 fn background_writes_pid_and_log_and_returns_when_ready() {
     let directory = tempfile::tempdir().unwrap();
-    let (pid, log) = (directory.path().join("pid"), directory.path().join("log"));
-    let paths = ["-P", pid.to_str().unwrap(), "-l", log.to_str().unwrap()];
+    let [pid, log, socket] = ["pid", "log", "s"].map(|name| directory.path().join(name));
+    let paths = ["-P", pid.to_str().unwrap(), "-l", log.to_str().unwrap(), "-s", socket.to_str().unwrap()];
     let output = passt_rs(&[&ADDRESSES[..], &paths].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(stderr(&output), "");
     let pid: u32 = fs::read_to_string(pid).unwrap().trim().parse().unwrap();
-    assert!(pid > 1);
+    let guest = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    kill(pid, rustix::process::Signal::TERM);
+    // Its end of the connection closes when it ends.
+    guest.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    std::io::copy(&mut &guest, &mut std::io::sink()).unwrap();
     assert!(fs::read_to_string(log).unwrap().contains("IPv4: 192.0.2.2/24"));
+}
+
+fn kill(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 #[test]

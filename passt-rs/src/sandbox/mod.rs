@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | [`start`] | before any thread or file | a child goes on in its own session, the parent waits for its word |
 //! | [`prepare`] | first in the child | umask, inherited descriptors closed, descriptor limit raised |
-//! | [`assume_identity`] | log and pid file are open | root becomes nobody, or `--runas`; only needed capabilities stay |
+//! | [`assume_identity`] | files and the guest's end are open | root becomes nobody, or `--runas`; only needed capabilities stay |
 //! | [`lock_down`] | everything is open | no capabilities, no new privileges, no core dumps or tracing |
 //! | [`Readiness::announce`] | ready to serve | pid written, stdio closed, the parent exits with success |
 //!
@@ -19,4 +19,4 @@ mod privileges;
 
 pub use daemon::{PidFile, Readiness, Started, start};
 pub use descriptors::{adopt, prepare};
-pub use privileges::{Needs, PrivilegeError, assume_identity, lock_down};
+pub use privileges::{Needs, PrivilegeError, assume_identity, identity, lock_down};

@@ -59,15 +59,19 @@ impl Needs {
     }
 }
 
-/// Becomes the user to run as, keeping the capabilities that opening everything needs.
-pub fn assume_identity(run_as: Option<RunAs>, needs: Needs) -> Result<(), PrivilegeError> {
+/// The user to become; `None` stays who we are.
+pub fn identity(run_as: Option<RunAs>) -> Result<Option<RunAs>, PrivilegeError> {
     let is_root = rustix::process::geteuid().is_root();
-    let target = match run_as {
-        Some(_) if !is_root => return Err(PrivilegeError::NotRoot),
-        Some(target) => target,
-        None if is_root && is_first_user_namespace() => NOBODY,
-        None => return keep_only(needs.starting()),
-    };
+    match run_as {
+        Some(_) if !is_root => Err(PrivilegeError::NotRoot),
+        Some(target) => Ok(Some(target)),
+        None => Ok((is_root && is_first_user_namespace()).then_some(NOBODY)),
+    }
+}
+
+/// Becomes `identity`, keeping the capabilities that binding ports needs.
+pub fn assume_identity(identity: Option<RunAs>, needs: Needs) -> Result<(), PrivilegeError> {
+    let Some(target) = identity else { return keep_only(needs.starting()) };
     let failed = |error: rustix::io::Errno| PrivilegeError::Identity {
         uid: target.uid,
         gid: target.gid,
@@ -129,7 +133,7 @@ mod tests {
     fn root_becomes_nobody_and_loses_everything_in_two_steps() {
         on_a_thread(|| {
             let needs = Needs { low_ports: true, tap: true };
-            assume_identity(None, needs).unwrap();
+            assume_identity(identity(None).unwrap(), needs).unwrap();
             assert_eq!(
                 (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
                 (65534, 65534)
@@ -159,7 +163,7 @@ mod tests {
                 assume_identity(Some(RunAs { uid: 0, gid: 0 }), needs),
                 Err(PrivilegeError::NotRoot)
             ));
-            assume_identity(None, needs).unwrap();
+            assume_identity(identity(None).unwrap(), needs).unwrap();
             assert_eq!(rustix::process::getuid().as_raw(), 107);
         });
     }
