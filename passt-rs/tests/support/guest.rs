@@ -89,7 +89,8 @@ impl Guest {
 
     /// One round of the guest's network stack; waits a moment when nothing happened.
     pub fn turn(&mut self) {
-        let now = smoltcp::time::Instant::from_micros(i64::try_from(self.started.elapsed().as_micros()).unwrap());
+        let now =
+            smoltcp::time::Instant::from_micros(i64::try_from(self.started.elapsed().as_micros()).unwrap());
         let polled = self.interface.poll(now, &mut self.cable, &mut self.sockets);
         let wrote = self.cable.flush();
         if polled == smoltcp::iface::PollResult::None && !wrote {
@@ -180,7 +181,8 @@ impl Guest {
         let (mut sent, mut received, mut closed) = (0, 0, false);
         let mut progress = Instant::now();
         loop {
-            let (more_sent, more_received) = (self.send_some(handle, sent, up), self.receive_some(handle, received));
+            let (more_sent, more_received) =
+                (self.send_some(handle, sent, up), self.receive_some(handle, received));
             sent += more_sent;
             received += more_received;
             if more_sent + more_received > 0 {

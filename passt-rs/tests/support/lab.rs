@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread::JoinHandle;
 
 use passt_rs::answer::{Network, Services, V4, V6};
+use passt_rs::capture::Capture;
 use passt_rs::control::Control;
 use passt_rs::flow::nat::Nat;
 use passt_rs::guest::Stream;
@@ -86,10 +87,13 @@ impl Lab {
         let listener = UnixListener::bind(&cable_path).unwrap();
         let control_socket = Control::listen(&control).unwrap();
         let (stop, stopped) = UnixStream::pair().unwrap();
+        // Gigabytes are not captured; what may go wrong on a bad cable is.
+        let lossy = options.faults.lost + options.faults.duplicated + options.faults.delayed > 0;
+        let capture_path = folder.path().join("capture.pcap");
         let relay = std::thread::spawn(move || {
             let opened = Opened {
                 listening,
-                capture: None,
+                capture: lossy.then(|| Capture::create(&capture_path).unwrap()),
                 control: Some(control_socket),
                 stop: Some(stopped.into()),
             };
@@ -138,7 +142,10 @@ impl Drop for Lab {
         {
             std::panic::resume_unwind(panic);
         }
-        let _ = &self.folder;
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            println!("captured frames are in {}", self.folder.path().display());
+        }
     }
 }
 

@@ -1,5 +1,10 @@
 //! A guest in this process: smoltcp behind a cable with faults, the real relay, real sockets in a namespace.
-#![allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "each test binary uses its part"
+)]
 
 pub mod cable;
 pub mod control;
