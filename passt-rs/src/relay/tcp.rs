@@ -286,9 +286,7 @@ impl TcpFlow {
             self.send_reset(core, key);
             return Fate::ResetHost;
         }
-        if self.connection.owes_ack() {
-            self.acknowledge(core, id, key);
-        }
+        self.acknowledge(core, id, key);
         if self.connection.is_finished() {
             return Fate::Finished;
         }
@@ -297,12 +295,14 @@ impl TcpFlow {
     }
 
     fn acknowledge<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, key: &Key) {
-        if core.cable.reserve(HEADERS_MAX, 0).is_none() {
-            core.block(id);
-            return;
+        while self.connection.owes_ack() {
+            if core.cable.reserve(HEADERS_MAX, 0).is_none() {
+                core.block(id);
+                return;
+            }
+            let ack = from_peer(key, self.connection.ack());
+            let _ = core.cable.send_tcp(key, &ack);
         }
-        let ack = from_peer(key, self.connection.ack());
-        let _ = core.cable.send_tcp(key, &ack);
     }
 
     /// Sends the guest what its window and the socket's queue allow.

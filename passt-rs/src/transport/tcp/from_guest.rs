@@ -9,9 +9,7 @@ use super::WINDOW_SCALE;
 use super::ranges::Ranges;
 
 /// Out-of-order ranges we keep; the guest retransmits what lies beyond.
-const AHEAD_MAX: usize = 4;
-/// SACK blocks that we send; newest information first is not needed for so few (RFC 2018 4).
-const SACK_SENT_MAX: usize = 3;
+const AHEAD_MAX: usize = 16;
 
 /// How far the guest's direction is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +44,8 @@ pub(super) struct Receive {
     /// Where the guest's FIN stands, once seen.
     fin: Option<Seq>,
     ahead: Ranges<AHEAD_MAX>,
+    /// A byte of the range of `ahead` that changed last.
+    newest: Seq,
     /// Both ends scale windows.
     scaled: bool,
     /// Bytes between `taken` and a new edge.
@@ -61,6 +61,7 @@ impl Receive {
             edge: Seq(0),
             fin: None,
             ahead: Ranges::default(),
+            newest: Seq(0),
             scaled: false,
             capacity,
         }
@@ -163,6 +164,7 @@ impl Receive {
         } else {
             // No room for another range: the bytes stay in the spill unnamed and come again.
             self.ahead.insert(start, end);
+            self.newest = start;
         }
         self.finish();
     }
@@ -221,9 +223,14 @@ impl Receive {
         !self.ahead.is_empty()
     }
 
+    /// The newest range first, then the lowest (RFC 2018 4); as many as a header holds.
     pub(super) fn sack_blocks(&self) -> SackBlocks {
+        let is_newest =
+            |(left, right): &&(Seq, Seq)| self.newest.is_at_or_after(*left) && right.is_after(self.newest);
         let mut blocks = SackBlocks::default();
-        for (left, right) in self.ahead.as_slice().iter().take(SACK_SENT_MAX) {
+        let ranges = self.ahead.as_slice().iter();
+        for (left, right) in ranges.clone().filter(is_newest).chain(ranges.filter(|range| !is_newest(range)))
+        {
             blocks.push(*left, *right);
         }
         blocks

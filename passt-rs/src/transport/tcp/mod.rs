@@ -26,7 +26,7 @@
 //! `Shut` and `FinAcked` together: the connection is finished and forgotten.
 //!
 //! Deviations from RFC 9293: no TIME-WAIT (the guest's or the peer's kernel holds its own; an old segment
-//! finds no flow and is answered with RST), no delayed ACK (one ACK per burst instead), no congestion control
+//! finds no flow and is answered with RST), no delayed ACK (one ACK per burst in order instead), no congestion control
 //! towards the guest (the link is one machine's memory; recovery after a loss starts with one segment and
 //! doubles), no timestamps (never offered).
 
@@ -55,6 +55,8 @@ const WINDOW_SCALE: u8 = 7;
 const MSS_DEFAULT_V4: u16 = 536;
 const MSS_DEFAULT_V6: u16 = 1220;
 const MSS_MIN: u16 = 64;
+/// Duplicate acknowledgments that mean a loss (RFC 5681 3.2).
+const DUPLICATE_ACKS: u8 = 3;
 
 /// How far the handshake with the guest got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +89,9 @@ pub struct Connection {
     timer: Timer,
     /// The guest is owed an acknowledgment.
     ack_due: bool,
+    /// Segments that came ahead of their turn since the last acknowledgment. Each is worth one of its own, up
+    /// to what makes the guest see a loss (RFC 5681 3.2, 4.2).
+    ahead_due: u8,
     link_mss: u16,
     last_heard: Instant,
 }
@@ -137,6 +142,7 @@ impl Connection {
             send: Send::new(parameters.isn, mss.min(parameters.link_mss)),
             timer: Timer::Off,
             ack_due: false,
+            ahead_due: 0,
             link_mss: parameters.link_mss,
             last_heard: now,
         }
@@ -278,6 +284,9 @@ impl Connection {
             if payload > 0 || fin {
                 self.ack_due = true;
             }
+            if payload > 0 && segment.seq.is_after(self.receive.next()) {
+                self.ahead_due = (self.ahead_due + 1).min(DUPLICATE_ACKS);
+            }
             input.take = self.receive.plan(segment.seq, payload, fin);
         }
         input
@@ -324,6 +333,9 @@ impl Connection {
     /// Commits [`Input::take`]: `to_socket` bytes went to the host, `stored` more into the spill.
     pub fn took(&mut self, take: &Take, to_socket: u32, stored: u32) {
         self.receive.took(take, to_socket, stored);
+        if !self.receive.holds_ahead() {
+            self.ahead_due = 0;
+        }
     }
 
     /// The host's socket took `bytes` from the spill.
@@ -379,7 +391,7 @@ impl Connection {
 
     /// Whether the guest is owed an acknowledgment that no data carried yet.
     pub fn owes_ack(&self) -> bool {
-        self.ack_due && self.phase == Phase::Open
+        (self.ack_due || self.ahead_due > 0) && self.phase == Phase::Open
     }
 
     /// The SYN or SYN-ACK of this phase.
@@ -402,6 +414,7 @@ impl Connection {
     /// A header that acknowledges what came, at `seq` with `flags` beside ACK; the ACK owed is paid with it.
     pub fn header(&mut self, seq: Seq, flags: Flags) -> Segment {
         self.ack_due = false;
+        self.ahead_due = self.ahead_due.saturating_sub(1);
         let (ack, window) = self.receive.acknowledge(u32::from(self.send.mss()));
         let mut segment = Segment { seq, ack, flags: flags.and(Flags::ACK), window, ..Segment::default() };
         if self.send.is_sack_permitted() {
@@ -413,9 +426,9 @@ impl Connection {
     /// A header in front of data or FIN. Bytes that came out of order keep the ACK owed: only a bare one has
     /// room to report them.
     pub fn data_header(&mut self, seq: Seq, flags: Flags) -> Segment {
-        let owed = self.ack_due && self.receive.holds_ahead();
+        let owed = (self.ack_due && self.receive.holds_ahead(), self.ahead_due);
         let segment = Segment { sack: SackBlocks::default(), ..self.header(seq, flags) };
-        self.ack_due = owed;
+        (self.ack_due, self.ahead_due) = owed;
         segment
     }
 

@@ -9,12 +9,10 @@ use crate::time::Instant;
 use crate::wire::tcp::{Segment, Seq};
 
 use super::ranges::Ranges;
-use super::{MSS_MIN, timer};
+use super::{DUPLICATE_ACKS, MSS_MIN, timer};
 
 /// Ranges the guest reported that we remember; more are forgotten, which costs only a needless byte.
 const SACKED_MAX: usize = 8;
-/// Duplicate acknowledgments that mean a loss (RFC 5681 3.2).
-const DUPLICATE_ACKS: u8 = 3;
 /// Segments sent at once while recovering, at most.
 const BURST_MAX: u32 = 64;
 

@@ -14,6 +14,29 @@ fn a_burst_costs_one_acknowledgment() {
     });
 }
 
+/// RFC 5681 4.2: a guest whose sender does not read SACK blocks counts duplicates.
+#[test]
+fn segments_ahead_of_their_turn_are_each_acknowledged_up_to_three() {
+    everywhere(|start| {
+        for (ahead, acknowledged) in [(1, 1), (2, 2), (3, 3), (20, 3)] {
+            let mut talk = Talk::open(start);
+            for at in 1..=ahead {
+                talk.hear(bytes(at * 100, 100));
+            }
+            for _ in 0..acknowledged {
+                assert_eq!(talk.acknowledgment().map(|heard| (heard.ack, heard.window)), Some((0, CAPACITY)));
+            }
+            assert_eq!(talk.acknowledgment(), None, "{ahead} ahead");
+        }
+        let mut talk = Talk::open(start);
+        talk.hear(bytes(100, 100));
+        talk.hear(bytes(200, 100));
+        talk.hear(bytes(0, 100));
+        assert_eq!(talk.acknowledgment(), Some(heard(300, CAPACITY)), "nothing is missing any more");
+        assert_eq!(talk.acknowledgment(), None);
+    });
+}
+
 #[test]
 fn data_to_the_guest_pays_the_acknowledgment() {
     everywhere(|start| {
@@ -44,7 +67,7 @@ fn bytes_ahead_are_kept_reported_and_joined_when_the_gap_is_filled() {
         let reported = Heard { sack: vec![(200, 300)], ..heard(100, CAPACITY) };
         assert_eq!(talk.acknowledgment(), Some(reported));
         talk.hear(bytes(400, 100));
-        let reported = Heard { sack: vec![(200, 300), (400, 500)], ..heard(100, CAPACITY) };
+        let reported = Heard { sack: vec![(400, 500), (200, 300)], ..heard(100, CAPACITY) };
         assert_eq!(talk.acknowledgment(), Some(reported));
         talk.hear(bytes(100, 100));
         let reported = Heard { sack: vec![(400, 500)], ..heard(300, CAPACITY) };
@@ -52,6 +75,20 @@ fn bytes_ahead_are_kept_reported_and_joined_when_the_gap_is_filled() {
         talk.hear(bytes(300, 100));
         assert_eq!(talk.acknowledgment(), Some(heard(500, CAPACITY)));
         assert!(!talk.connection.holds_ahead());
+    });
+}
+
+/// RFC 2018 4.
+#[test]
+fn the_range_that_changed_last_is_reported_first() {
+    everywhere(|start| {
+        let mut talk = Talk::open(start);
+        for at in [200, 400, 600, 800, 1000, 1200] {
+            talk.hear(bytes(at, 100));
+        }
+        talk.hear(bytes(1100, 50));
+        let blocks = vec![(1000, 1150), (200, 300), (400, 500), (600, 700)];
+        assert_eq!(talk.acknowledgment().map(|heard| heard.sack), Some(blocks));
     });
 }
 
@@ -83,18 +120,18 @@ fn data_to_the_guest_leaves_the_report_of_a_gap_owed() {
 fn a_range_too_many_is_not_named_and_comes_again() {
     everywhere(|start| {
         let mut talk = Talk::open(start);
-        for range in 1..=5 {
+        for range in 1..=17 {
             talk.hear(bytes(range * 200, 100));
         }
-        assert_eq!(talk.acknowledgment().map(|heard| heard.sack.len()), Some(3));
+        let lowest = vec![(200, 300), (400, 500), (600, 700), (800, 900)];
+        assert_eq!(talk.acknowledgment().map(|heard| heard.sack), Some(lowest), "as many as fit");
         talk.hear(bytes(0, 200));
-        talk.hear(bytes(300, 100));
-        talk.hear(bytes(500, 100));
-        talk.hear(bytes(700, 100));
-        talk.hear(bytes(900, 100));
-        assert_eq!(talk.acknowledgment().map(|heard| heard.ack), Some(1000), "the fifth was forgotten");
-        talk.hear(bytes(1000, 100));
-        assert_eq!(talk.acknowledgment(), Some(heard(1100, CAPACITY)));
+        for gap in 1..=16 {
+            talk.hear(bytes(gap * 200 + 100, 100));
+        }
+        assert_eq!(talk.acknowledgment().map(|heard| heard.ack), Some(3400), "the last was forgotten");
+        talk.hear(bytes(3400, 100));
+        assert_eq!(talk.acknowledgment(), Some(heard(3500, CAPACITY)));
     });
 }
 

@@ -1,0 +1,198 @@
+//! One relay in a namespace of its own, and the guest on its cable.
+#![expect(unsafe_code, reason = "unshare of a thread's network namespace")]
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread::JoinHandle;
+
+use passt_rs::answer::{Network, Services, V4, V6};
+use passt_rs::capture::Capture;
+use passt_rs::control::Control;
+use passt_rs::flow::nat::Nat;
+use passt_rs::guest::Stream;
+use passt_rs::host::outbound::Outbound;
+use passt_rs::relay::{Limits, Listening, Opened, Proto, Protocols, Relay, Settings};
+use serde_json::Value;
+
+use super::cable::{Cable, Faults};
+use super::control;
+use super::guest::Guest;
+
+pub const GUEST4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+pub const GATEWAY4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+pub const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+/// Addresses of peers, all on the namespace's loopback.
+pub const PEER4: &str = "192.0.2.1";
+pub const OTHER_PEER4: &str = "192.0.2.2";
+pub const PEER6: &str = "2001:db8::1";
+pub const OUR_MAC: &str = "9a:55:9a:55:9a:55";
+
+/// What a test asks of its lab.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub mtu: u16,
+    pub faults: Faults,
+    pub limits: Limits,
+    pub tcp: bool,
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { mtu: 1500, faults: Faults::default(), limits: Limits::default(), tcp: true, seed: 1 }
+    }
+}
+
+pub struct Lab {
+    pub guest: Guest,
+    control: PathBuf,
+    pub cable_path: PathBuf,
+    folder: tempfile::TempDir,
+    stop: Option<UnixStream>,
+    relay: Option<JoinHandle<()>>,
+}
+
+/// Runs `test` on a thread of its own in a namespace that holds the peers' addresses.
+pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let outcome = std::thread::spawn(move || {
+        // SAFETY: only this thread's network namespace changes, which nothing in it relies on.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.expect("root");
+        let setup = format!(
+            "link set lo up\naddress add {PEER4}/32 dev lo\naddress add {OTHER_PEER4}/32 dev lo\n\
+             address add {PEER6}/128 dev lo nodad\n"
+        );
+        for line in setup.lines() {
+            assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "ip {line}");
+        }
+        test();
+    })
+    .join();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// [`in_namespace`] with a lab.
+pub fn with(options: Options, test: impl FnOnce(&mut Lab) + Send + 'static) {
+    in_namespace(move || test(&mut Lab::new(options, Vec::new())));
+}
+
+impl Lab {
+    pub fn new(options: Options, listening: Vec<Listening>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (cable_path, control) = (folder.path().join("cable"), folder.path().join("control"));
+        let listener = UnixListener::bind(&cable_path).unwrap();
+        let control_socket = Control::listen(&control).unwrap();
+        let (stop, stopped) = UnixStream::pair().unwrap();
+        // Gigabytes are not captured; what may go wrong on a bad cable is.
+        let lossy = options.faults.lost + options.faults.duplicated + options.faults.delayed > 0;
+        let capture_path = folder.path().join("capture.pcap");
+        let relay = std::thread::spawn(move || {
+            let opened = Opened {
+                listening,
+                capture: lossy.then(|| Capture::create(&capture_path).unwrap()),
+                control: Some(control_socket),
+                stop: Some(stopped.into()),
+            };
+            let stream = Stream::listen(listener).unwrap();
+            Relay::new(stream, settings(&options), opened).unwrap().run().unwrap();
+        });
+        let cable = Cable::connect(&cable_path, options.mtu, options.faults, options.seed);
+        let guest = Guest::new(cable, control.clone());
+        Self { guest, control, cable_path, folder, stop: Some(stop), relay: Some(relay) }
+    }
+
+    pub fn stats(&self) -> Value {
+        control::get(&self.control, "stats")
+    }
+
+    pub fn flows(&self) -> Vec<Value> {
+        control::get(&self.control, "flows")["flows"].as_array().unwrap().clone()
+    }
+
+    /// A counter of `stats`, by its path.
+    pub fn counter(&self, path: &[&str]) -> u64 {
+        let mut value = &self.stats();
+        let stats = value.clone();
+        value = &stats;
+        for name in path {
+            value = &value[name];
+        }
+        value.as_u64().unwrap_or_else(|| panic!("no counter {path:?} in {stats}"))
+    }
+
+    /// Waits until no flow is left.
+    pub fn until_no_flows(&mut self) {
+        let control = self.control.clone();
+        self.guest.until("the last flow to end", |_| {
+            control::get(&control, "flows")["flows"].as_array().unwrap().is_empty().then_some(())
+        });
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.stop = None; // Readable: the other end closed.
+        let relay = self.relay.take().unwrap().join();
+        if let Err(panic) = relay
+            && !std::thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            println!("captured frames are in {}", self.folder.path().display());
+        }
+    }
+}
+
+/// A forwarded port of the namespace, on every address.
+pub fn forward(guest_port: u16) -> (Listening, u16) {
+    let any: SocketAddr = "[::]:0".parse().unwrap();
+    let socket = passt_rs::host::tcp::listen(&any, false, None).unwrap();
+    let bound = rustix::net::getsockname(&socket).unwrap();
+    let port = SocketAddr::try_from(bound).unwrap().port();
+    (Listening { protocol: Proto::Tcp, socket, guest_port }, port)
+}
+
+fn settings(options: &Options) -> Settings {
+    let services = Services {
+        dhcp: true,
+        dhcpv6: true,
+        ndp: true,
+        ra: false,
+        announce_dns: true,
+        announce_search: true,
+    };
+    Settings {
+        network: Network {
+            our_mac: OUR_MAC.parse().unwrap(),
+            mtu: Some(options.mtu),
+            v4: Some(V4 { guest: GUEST4, prefix_len: 24, gateway: Some(GATEWAY4) }),
+            v6: Some(V6 { guest: GUEST6, prefix_len: 64, our_link_local: GATEWAY6 }),
+            dns: Vec::new(),
+            search: Vec::new(),
+            hostname: None,
+            fqdn: None,
+            services,
+        },
+        nat: Nat {
+            guest4: Some(GUEST4),
+            guest6: Some(GUEST6),
+            gateway4: Some(GATEWAY4),
+            our_link_local6: Some(GATEWAY6),
+            map_host_loopback4: Some(GATEWAY4),
+            ..Nat::default()
+        },
+        mtu: options.mtu,
+        protocols: Protocols { tcp: options.tcp, udp: true, icmp: true },
+        outbound: Outbound::default(),
+        limits: options.limits,
+        guest_mac: None,
+        one_off: false,
+        secret: [3; 16],
+    }
+}
