@@ -1,5 +1,6 @@
 //! What every flow needs at hand while it works: the cable, readiness, timers, memory, counters.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -51,6 +52,9 @@ impl Default for Limits {
 
 /// Window for flows while the spill is short.
 const SHORT_CAPACITY: u32 = 64 * 1024;
+/// How long an acknowledgment waits for the host's answer: longer than a server next door takes, and shorter than
+/// anything a guest waits for.
+const ANSWER_TIME: Duration = Duration::from_micros(500);
 /// Time between unsolicited router advertisements (RFC 4861 6.2.1, MaxRtrAdvInterval's default).
 const ADVERTISEMENT_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -86,6 +90,8 @@ pub(super) struct Core<G> {
     pub(super) batch: Batch,
     /// Flows to settle this turn; each knows whether it is listed.
     pub(super) later: Vec<FlowId>,
+    /// Flows whose acknowledgment waits for an answer to carry it, and until when; soonest first.
+    delayed: VecDeque<(FlowId, Instant)>,
     /// Flows that wait for room at the guest's end.
     blocked: Vec<FlowId>,
     /// Accepted connections that the guest did not answer yet.
@@ -129,6 +135,7 @@ impl<G: Guest> Core<G> {
             queued: Vec::new(),
             batch: Batch::new(),
             later: Vec::new(),
+            delayed: VecDeque::new(),
             blocked: Vec::new(),
             half_open: 0,
             has_peek_offset,
@@ -143,6 +150,22 @@ impl<G: Guest> Core<G> {
     pub(super) fn capacity(&self) -> u32 {
         let most = self.settings.limits.spill_per_flow_bytes;
         if self.spill.is_short() { most.min(SHORT_CAPACITY) } else { most }
+    }
+
+    /// Lets the acknowledgment of `id` wait for an answer.
+    pub(super) fn delay_ack(&mut self, id: FlowId) {
+        self.delayed.push_back((id, self.now + ANSWER_TIME));
+    }
+
+    /// A flow whose acknowledgment has waited long enough; call until `None`.
+    pub(super) fn pop_delayed(&mut self) -> Option<FlowId> {
+        let (id, _) = self.delayed.pop_front_if(|(_, until)| *until <= self.now)?;
+        Some(id)
+    }
+
+    /// How long until [`Self::pop_delayed`] has something.
+    pub(super) fn delayed_due(&self) -> Option<Duration> {
+        self.delayed.front().map(|(_, until)| until.since(self.now))
     }
 
     /// The guest's end has no room: `id` goes on when it has.

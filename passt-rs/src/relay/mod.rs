@@ -165,7 +165,13 @@ impl<G: Guest> Relay<G> {
         if self.more_from_guest || !self.core.later.is_empty() {
             return Some(Duration::ZERO);
         }
-        self.core.wheel.next(self.core.now).into_iter().chain(self.core.announcements_due()).min()
+        self.core
+            .wheel
+            .next(self.core.now)
+            .into_iter()
+            .chain(self.core.announcements_due())
+            .chain(self.core.delayed_due())
+            .min()
     }
 
     fn on_event(&mut self, ready: Ready) -> Turn {
@@ -207,6 +213,11 @@ impl<G: Guest> Relay<G> {
                 Flow::Echo(flow) => flow.on_timer(&mut self.core, id),
             };
             self.apply(id, fate);
+        }
+        while let Some(id) = self.core.pop_delayed() {
+            if let Some((_, Flow::Tcp(flow))) = self.flows.get_mut(id) {
+                flow.stop_waiting(&mut self.core, id);
+            }
         }
         self.core.announce_periodically();
     }

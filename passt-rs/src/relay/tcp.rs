@@ -43,6 +43,8 @@ pub(super) struct TcpFlow {
     full: bool,
     /// The socket broke; both ends are to be reset.
     failed: bool,
+    /// In the list of flows whose acknowledgment waits for an answer.
+    delayed: bool,
     /// In the list of flows to settle.
     listed: bool,
     started: Instant,
@@ -76,6 +78,7 @@ impl TcpFlow {
             ended: false,
             full: false,
             failed: false,
+            delayed: false,
             listed: false,
             started: now,
             active: now,
@@ -287,6 +290,10 @@ impl TcpFlow {
             return Fate::ResetHost;
         }
         self.acknowledge(core, id, key);
+        if self.connection.awaits_answer() && !self.delayed {
+            self.delayed = true;
+            core.delay_ack(id);
+        }
         if self.connection.is_finished() {
             return Fate::Finished;
         }
@@ -375,6 +382,15 @@ impl TcpFlow {
         core.cable.publish_tcp(key, &segment, headers, sent, self.connection.mss());
         self.connection.sent(core.now, plan, clamp(sent));
         self.active = core.now;
+    }
+
+    /// The acknowledgment has waited long enough.
+    pub(super) fn stop_waiting<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId) {
+        self.delayed = false;
+        if self.connection.awaits_answer() {
+            self.connection.stop_waiting();
+            self.schedule(core, id);
+        }
     }
 
     /// The flow's deadline passed, or an earlier one that was moved since.

@@ -159,10 +159,8 @@ mod tests {
         on_a_thread(|| {
             let needs = Needs { low_ports: false, tap: false };
             assume_identity(Some(RunAs { uid: 107, gid: 107 }), needs).unwrap();
-            assert!(matches!(
-                assume_identity(Some(RunAs { uid: 0, gid: 0 }), needs),
-                Err(PrivilegeError::NotRoot)
-            ));
+            let root = Some(RunAs { uid: 0, gid: 0 });
+            assert!(matches!(identity(root), Err(PrivilegeError::NotRoot)));
             assume_identity(identity(None).unwrap(), needs).unwrap();
             assert_eq!(rustix::process::getuid().as_raw(), 107);
         });

@@ -89,6 +89,8 @@ pub struct Connection {
     timer: Timer,
     /// The guest is owed an acknowledgment.
     ack_due: bool,
+    /// One small segment waits for an acknowledgment that the host's answer may carry.
+    answer_due: bool,
     /// Segments that came ahead of their turn since the last acknowledgment. Each is worth one of its own, up
     /// to what makes the guest see a loss (RFC 5681 3.2, 4.2).
     ahead_due: u8,
@@ -142,6 +144,7 @@ impl Connection {
             send: Send::new(parameters.isn, mss.min(parameters.link_mss)),
             timer: Timer::Off,
             ack_due: false,
+            answer_due: false,
             ahead_due: 0,
             link_mss: parameters.link_mss,
             last_heard: now,
@@ -281,15 +284,27 @@ impl Connection {
             return input;
         }
         if self.phase == Phase::Open {
-            if payload > 0 || fin {
-                self.ack_due = true;
-            }
+            self.owe_ack(segment, payload, fin);
             if payload > 0 && segment.seq.is_after(self.receive.next()) {
                 self.ahead_due = (self.ahead_due + 1).min(DUPLICATE_ACKS);
             }
             input.take = self.receive.plan(segment.seq, payload, fin);
         }
         input
+    }
+
+    /// An acknowledgment for every burst, except that of one small segment, the usual request: the answer is on
+    /// its way. The next segment is acknowledged at once (RFC 9293 3.8.6.3: at least every second one).
+    fn owe_ack(&mut self, segment: &Segment, payload: u32, fin: bool) {
+        let request = payload > 0
+            && payload < u32::from(self.send.mss())
+            && segment.seq == self.receive.next()
+            && !(fin || self.answer_due || self.receive.holds_ahead());
+        if request {
+            self.answer_due = true;
+        } else if payload > 0 || fin {
+            self.ack_due = true;
+        }
     }
 
     /// The guest may have sent this: an acknowledgment at a number that was or is about to be its turn.
@@ -394,6 +409,16 @@ impl Connection {
         (self.ack_due || self.ahead_due > 0) && self.phase == Phase::Open
     }
 
+    /// Whether the guest is owed an acknowledgment that may wait a moment for data to carry it.
+    pub fn awaits_answer(&self) -> bool {
+        self.answer_due && !self.owes_ack()
+    }
+
+    /// No data came to carry the acknowledgment.
+    pub fn stop_waiting(&mut self) {
+        self.ack_due |= self.answer_due;
+    }
+
     /// The SYN or SYN-ACK of this phase.
     pub fn syn(&mut self) -> Segment {
         let answer = self.phase == Phase::SynAckSent;
@@ -413,7 +438,7 @@ impl Connection {
 
     /// A header that acknowledges what came, at `seq` with `flags` beside ACK; the ACK owed is paid with it.
     pub fn header(&mut self, seq: Seq, flags: Flags) -> Segment {
-        self.ack_due = false;
+        (self.ack_due, self.answer_due) = (false, false);
         self.ahead_due = self.ahead_due.saturating_sub(1);
         let (ack, window) = self.receive.acknowledge(u32::from(self.send.mss()));
         let mut segment = Segment { seq, ack, flags: flags.and(Flags::ACK), window, ..Segment::default() };

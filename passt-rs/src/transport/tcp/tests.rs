@@ -199,8 +199,9 @@ impl Talk {
         }
     }
 
-    /// The acknowledgment owed, if one is.
+    /// The acknowledgment owed, if one is, when no answer came in time.
     fn acknowledgment(&mut self) -> Option<Heard> {
+        self.connection.stop_waiting();
         self.connection.owes_ack().then(|| {
             let segment = self.connection.ack();
             self.read(&segment)

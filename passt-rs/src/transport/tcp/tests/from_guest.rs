@@ -38,6 +38,24 @@ fn segments_ahead_of_their_turn_are_each_acknowledged_up_to_three() {
 }
 
 #[test]
+fn one_small_segment_waits_for_the_answer_and_the_next_does_not() {
+    everywhere(|start| {
+        let waiting = |talk: &Talk| (talk.connection.awaits_answer(), talk.connection.owes_ack());
+        let mut talk = Talk::open(start);
+        talk.hear(bytes(0, 100));
+        assert_eq!(waiting(&talk), (true, false));
+        talk.connection.data_header(start.ours + 1, Flags::PSH);
+        assert_eq!(waiting(&talk), (false, false), "the answer carried it");
+        talk.hear(bytes(100, 100));
+        talk.hear(bytes(200, 100));
+        assert_eq!(waiting(&talk), (false, true), "RFC 9293 3.8.6.3: at least every second segment");
+        assert_eq!(talk.acknowledgment(), Some(heard(300, CAPACITY)));
+        talk.hear(bytes(300, MSS));
+        assert_eq!(waiting(&talk), (false, true), "part of a larger transfer");
+    });
+}
+
+#[test]
 fn data_to_the_guest_pays_the_acknowledgment() {
     everywhere(|start| {
         let mut talk = Talk::open(start);
