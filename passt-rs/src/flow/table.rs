@@ -91,6 +91,11 @@ impl<F> Table<F> {
         self.by_key.is_empty()
     }
 
+    /// No other flow can be inserted.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.limit
+    }
+
     pub fn find(&self, key: &Key) -> Option<FlowId> {
         let index = *self.by_key.find(self.hasher.hash_one(key), |index| self.key_at(*index) == Some(key))?;
         let slot = self.slots.get(index as usize)?;
@@ -100,7 +105,7 @@ impl<F> Table<F> {
     /// Inserts a flow whose key is not in the table.
     pub fn insert(&mut self, key: Key, flow: F) -> Result<FlowId, TableFull> {
         debug_assert!(self.find(&key).is_none(), "{key:?} is in the table");
-        if self.len() >= self.limit {
+        if self.is_full() {
             return Err(TableFull);
         }
         let index = match self.free.pop() {

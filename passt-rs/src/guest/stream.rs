@@ -10,8 +10,9 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::net::{RecvFlags, SendFlags};
+use rustix::time::Timespec;
 
 use super::{FRAME_MAX, Full, Guest, Link, Offloads, Place, Received, Room, SLICES_MAX};
 use crate::wire::Offload;
@@ -76,6 +77,9 @@ impl Stream {
     /// Takes a waiting connection if none is served; turns others away.
     fn accept(&mut self) {
         while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
+            if self.connection.as_ref().is_some_and(is_closed) {
+                self.disconnect();
+            }
             if self.connection.is_some() {
                 tracing::warn!("a second guest tried to connect; only one is served at a time");
                 continue;
@@ -167,6 +171,14 @@ impl Stream {
             }
         }
     }
+}
+
+/// The other end is gone, though what it sent last may not be read yet: nobody waits for answers to that.
+fn is_closed(connection: &UnixStream) -> bool {
+    let mut polled = [PollFd::new(connection, PollFlags::empty())];
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&none)).is_ok()
+        && polled.iter().any(|polled| polled.revents().contains(PollFlags::HUP))
 }
 
 impl Guest for Stream {

@@ -24,6 +24,8 @@ pub struct Ready {
     pub readable: bool,
     /// The peer sends no more: the end of its stream is in the receive queue.
     pub ended: bool,
+    /// Urgent data is in the receive queue.
+    pub urgent: bool,
     pub writable: bool,
     /// An error, also one in the error queue.
     pub error: bool,
@@ -38,7 +40,7 @@ impl Epoll {
 
     /// Watches `fd` for everything, edge triggered: one system call per socket and life.
     pub fn watch_edges(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let flags = EventFlags::IN | EventFlags::PRI | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         Ok(epoll::add(&self.fd, fd, EventData::new_u64(token), flags)?)
     }
 
@@ -73,8 +75,9 @@ impl Epoll {
         let Event { data, flags } = *self.events.get(index)?;
         Some(Ready {
             token: data.u64(),
-            readable: flags.intersects(EventFlags::IN | EventFlags::RDHUP),
+            readable: flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::PRI),
             ended: flags.contains(EventFlags::RDHUP),
+            urgent: flags.contains(EventFlags::PRI),
             writable: flags.contains(EventFlags::OUT),
             error: flags.contains(EventFlags::ERR),
             hangup: flags.contains(EventFlags::HUP),

@@ -73,7 +73,13 @@ pub fn open(to: &SocketAddr) -> Result<Socket, Errno> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    urgent_is_ordinary(&fd)?;
     Ok(Socket::new(fd))
+}
+
+/// Keeps urgent bytes in the stream: they are bytes like others to the guest (RFC 6093 6).
+fn urgent_is_ordinary(fd: &OwnedFd) -> Result<(), Errno> {
+    sockopt::set_socket_oobinline(fd, true)
 }
 
 /// What a listening socket gave.
@@ -96,6 +102,7 @@ pub fn listen(address: &SocketAddr, v6_only: bool, device: Option<&str>) -> Resu
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
+    urgent_is_ordinary(&fd)?; // Accepted sockets inherit it.
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&fd, v6_only)?;
     }

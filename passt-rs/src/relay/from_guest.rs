@@ -108,6 +108,9 @@ impl<G: Guest> Relay<G> {
         if is_unreachable(key.peer.address) {
             return Err(Refusal::Silent(DropReason::Destination));
         }
+        if self.flows.is_full() {
+            return Err(Refusal::Limit);
+        }
         let to = self.core.settings.nat.to_host(SocketAddr::from(key.peer));
         let socket = host_tcp::open(&to).map_err(|_| Refusal::Limit)?;
         let bound = self.core.settings.outbound.apply(socket.as_fd(), to);

@@ -65,7 +65,7 @@ impl<G: Guest> Relay<G> {
     }
 
     fn on_accepted(&mut self, socket: Socket, peer: SocketAddr, _ours: SocketAddr, guest_port: u16) {
-        if self.core.half_open >= self.core.settings.limits.half_open {
+        if self.flows.is_full() || self.core.half_open >= self.core.settings.limits.half_open {
             self.core.tcp.refused_at_limit_total += 1;
             socket.reset();
             return;

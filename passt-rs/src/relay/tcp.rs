@@ -37,7 +37,8 @@ pub(super) struct TcpFlow {
     queue: Option<QueueId>,
     /// The socket may have bytes or an end that were not seen yet.
     readable: bool,
-    /// The end of the peer's stream is in the queue and raises no further edge.
+    /// The end of the peer's stream is in the queue and raises no further edge; or urgent data came, at whose
+    /// mark a read stops short.
     ended: bool,
     /// The socket takes no more until it says so.
     full: bool,
@@ -212,11 +213,13 @@ impl TcpFlow {
         key: &Key,
         ready: Ready,
     ) -> Fate {
+        // A peer may have answered and closed before we see that it accepted.
+        self.ended |= ready.ended || ready.urgent || ready.error || ready.hangup;
         if self.connection.phase() == Phase::Connecting {
             return self.on_connect(core, id, key, ready);
         }
-        // Errors show when the queue is read to its end, or when bytes are sent.
-        self.ended |= ready.ended || ready.error || ready.hangup;
+        // Errors show when the queue is read to its end, or when bytes are sent. Behind an end nothing is read.
+        self.failed |= ready.error && self.connection.closing().1 != Outbound::Open;
         self.readable |= ready.readable || self.ended;
         if ready.writable {
             self.full = false;

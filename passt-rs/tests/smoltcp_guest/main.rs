@@ -7,7 +7,6 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
-    clippy::cast_possible_truncation,
     clippy::tests_outside_test_module,
     reason = "the whole file is a test"
 )]
@@ -16,3 +15,6 @@
 mod support;
 
 mod bytes;
+mod ends;
+mod limits;
+mod drops;

@@ -13,7 +13,9 @@ use super::cable::Cable;
 use super::{control, pattern};
 
 pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
+const FIRST_PORT: u16 = 40_000;
 /// No transfer may stand still for longer: what TCP's own timers need after a handful of losses in a row.
+
 const STALL_MAX: Duration = Duration::from_secs(20);
 
 pub struct Guest {
@@ -37,7 +39,7 @@ impl Guest {
         interface.routes_mut().add_default_ipv4_route(super::lab::GATEWAY4).unwrap();
         interface.routes_mut().add_default_ipv6_route(super::lab::GATEWAY6).unwrap();
         let sockets = SocketSet::new(Vec::new());
-        Self { cable, interface, sockets, started: Instant::now(), control, next_port: 40_000 }
+        Self { cable, interface, sockets, started: Instant::now(), control, next_port: FIRST_PORT }
     }
 
     fn add(&mut self, buffer: usize) -> SocketHandle {
@@ -81,6 +83,11 @@ impl Guest {
     /// Forgets every socket, as a reboot does.
     pub fn forget_all(&mut self) {
         self.sockets = SocketSet::new(Vec::new());
+    }
+
+    /// The next connection takes the first one's port again.
+    pub fn reuse_ports(&mut self) {
+        self.next_port = FIRST_PORT;
     }
 
     pub fn forget(&mut self, handle: SocketHandle) {

@@ -115,13 +115,17 @@ impl Lab {
 
     /// A counter of `stats`, by its path.
     pub fn counter(&self, path: &[&str]) -> u64 {
-        let mut value = &self.stats();
-        let stats = value.clone();
-        value = &stats;
-        for name in path {
-            value = &value[name];
-        }
+        let stats = self.stats();
+        let value = path.iter().fold(&stats, |value, name| &value[name]);
         value.as_u64().unwrap_or_else(|| panic!("no counter {path:?} in {stats}"))
+    }
+
+    pub fn until_counter(&mut self, path: &'static [&'static str], value: u64) {
+        let control = self.control.clone();
+        self.guest.until(&format!("{path:?} to be {value}"), |_| {
+            let stats = control::get(&control, "stats");
+            (path.iter().fold(&stats, |value, name| &value[name]).as_u64() == Some(value)).then_some(())
+        });
     }
 
     /// Waits until no flow is left.
@@ -144,7 +148,7 @@ impl Drop for Lab {
         }
         if std::thread::panicking() {
             self.folder.disable_cleanup(true);
-            println!("captured frames are in {}", self.folder.path().display());
+            eprintln!("captured frames are in {}", self.folder.path().display());
         }
     }
 }

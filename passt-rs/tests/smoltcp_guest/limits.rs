@@ -1,0 +1,140 @@
+//! At each limit new work is refused at once, and old work goes on.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+use std::process::Command;
+
+use passt_rs::relay::Limits;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use smoltcp::socket::tcp::State;
+
+use crate::support::host::{self, accept, listen, patient};
+use crate::support::lab::{Lab, Options, PEER4, forward, in_namespace, with};
+
+fn is_reset(stream: &mut TcpStream) -> bool {
+    stream.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+#[test]
+fn beyond_the_flow_limit_the_guest_is_refused_before_the_peer_hears_of_it() {
+    let limits = Limits { flows: 3, ..Limits::default() };
+    with(Options { limits, ..Options::default() }, |lab| {
+        let (listener, address) = listen(PEER4);
+        let handles: Vec<_> = (0..3).map(|_| lab.guest.connected(address, 64 << 10)).collect();
+        let mut streams: Vec<_> = (0..3).map(|_| accept(&listener)).collect();
+        let refused = lab.guest.connect(address, 4096);
+        lab.guest.until_state(refused, State::Closed);
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "the peer was bothered");
+        assert_eq!(lab.counter(&["drops", "flow_limit"]), 1);
+        assert_eq!(lab.counter(&["tcp", "refused_at_limit_total"]), 1);
+        for handle in handles {
+            let peer = host::exchange(streams.remove(0), 100_000);
+            lab.guest.exchange(handle, 100_000, 100_000);
+            assert_eq!(peer.join().unwrap(), 100_000);
+        }
+        lab.until_no_flows();
+        lab.guest.connected(address, 4096);
+    });
+}
+
+#[test]
+fn beyond_the_flow_limit_a_peer_is_reset() {
+    in_namespace(|| {
+        let (listening, port) = forward(80);
+        let limits = Limits { flows: 1, ..Limits::default() };
+        let mut lab = Lab::new(Options { limits, ..Options::default() }, vec![listening]);
+        let (listener, address) = listen(PEER4);
+        lab.guest.connected(address, 4096);
+        let _held = accept(&listener);
+        let mut refused = patient(TcpStream::connect((PEER4, port)).unwrap());
+        assert!(is_reset(&mut refused));
+        assert_eq!(lab.counter(&["tcp", "refused_at_limit_total"]), 1);
+    });
+}
+
+#[test]
+fn beyond_the_half_open_limit_a_peer_is_reset() {
+    in_namespace(|| {
+        let (listening, port) = forward(80);
+        let limits = Limits { half_open: 2, ..Limits::default() };
+        let mut lab = Lab::new(Options { limits, ..Options::default() }, vec![listening]);
+        let handle = lab.guest.listen(80, 4096);
+        lab.guest.idle(std::time::Duration::from_millis(20));
+        lab.guest.cable.frozen = true;
+        let _waiting: Vec<_> = (0..2).map(|_| TcpStream::connect((PEER4, port)).unwrap()).collect();
+        let mut refused = patient(TcpStream::connect((PEER4, port)).unwrap());
+        assert!(is_reset(&mut refused));
+        assert_eq!(lab.counter(&["half_open"]), 2);
+        lab.guest.cable.frozen = false;
+        lab.guest.until_open(handle);
+        // One of the two that waited was taken, the other refused by the guest: there is room again.
+        lab.until_counter(&["half_open"], 0);
+        let mut late = TcpStream::connect((PEER4, port)).map(patient).unwrap();
+        lab.until_counter(&["tcp", "from_host_total"], 3);
+        lab.until_counter(&["half_open"], 0);
+        assert!(is_reset(&mut late), "by the guest, whose one socket is taken");
+    });
+}
+
+/// Runs in a process of its own: descriptors are counted per process.
+#[test]
+fn beyond_the_descriptor_limit_both_ends_are_refused_and_old_flows_go_on() {
+    const CHILD: &str = "SLUICE_TEST_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        in_namespace(descriptors);
+        return;
+    }
+    let name = "limits::beyond_the_descriptor_limit_both_ends_are_refused_and_old_flows_go_on";
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stdout));
+}
+
+fn descriptors() {
+    let (listening, port) = forward(80);
+    let mut lab = Lab::new(Options::default(), vec![listening]);
+    let (listener, address) = listen(PEER4);
+    let old = lab.guest.connected(address, 64 << 10);
+    let stream = accept(&listener);
+    let hard = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(128), maximum: hard }).unwrap();
+    // Descriptors this test needs later: the relay and the peers share its process.
+    let mut reserve: Vec<_> = (0..20).map(|_| File::open("/dev/null").unwrap()).collect();
+
+    let mut opened = Vec::new();
+    loop {
+        let handle = lab.guest.connect(address, 2048);
+        let state = lab.guest.until("an answer", |guest| {
+            let state = guest.state(handle);
+            (state != State::SynSent).then_some(state)
+        });
+        if state == State::Closed {
+            break;
+        }
+        opened.push(handle);
+        assert!(opened.len() < 128, "no limit");
+    }
+    assert!(opened.len() > 10, "{}", opened.len());
+
+    // A peer takes the only descriptor that is left, so the relay has none to accept with.
+    reserve.pop();
+    let mut refused = patient(TcpStream::connect((PEER4, port)).unwrap());
+    assert!(is_reset(&mut refused));
+    drop(refused);
+
+    // `exchange` duplicates its socket.
+    let peer = host::exchange(stream, 1 << 20);
+    lab.guest.exchange(old, 1 << 20, 1 << 20);
+    assert_eq!(peer.join().unwrap(), 1 << 20);
+
+    reserve.clear();
+    assert_eq!(lab.counter(&["drops", "flow_limit"]), 1);
+    assert!(lab.counter(&["tcp", "refused_at_limit_total"]) >= 2);
+    lab.guest.connected(address, 2048);
+}
