@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -19,7 +18,7 @@ use crate::flow::forward::Rule;
 use crate::guest::{Stream, Tap};
 use crate::host::netlink::{self, namespace};
 use crate::host::outbound::Outbound;
-use crate::host::{echo, signals, tcp, udp};
+use crate::host::{echo, signals, tcp, udp, unix};
 use crate::relay::{Limits, Listening, Opened, Proto, Protocols, Settings};
 use crate::sandbox;
 
@@ -104,6 +103,8 @@ pub fn files(config: &Config, leftovers: &mut Leftovers) -> anyhow::Result<Files
 
 /// Opens what is the same for every transport and needs no file.
 pub fn open(config: &Config, files: Files) -> anyhow::Result<Opened> {
+    // First, so that whoever reads in the log that we are up may already end us in order.
+    let stop = signals::termination().context("signals")?;
     if config.protocols.icmp
         && let Err(error) = echo::available()
     {
@@ -113,7 +114,7 @@ pub fn open(config: &Config, files: Files) -> anyhow::Result<Opened> {
         listening: listen(config)?,
         capture: files.capture,
         control: files.control,
-        stop: Some(signals::termination().context("signals")?),
+        stop: Some(stop),
     })
 }
 
@@ -129,16 +130,8 @@ pub fn stream(transport: &Transport, leftovers: &mut Leftovers) -> anyhow::Resul
     }
 }
 
-/// Listens at `path` for the guest, replacing a socket that nobody serves any more.
 fn listening(path: &Path, leftovers: &mut Leftovers) -> anyhow::Result<Stream> {
-    let what = || format!("--socket {}", path.display());
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => bail!("{}: exists and is not a socket", what()),
-        Ok(_) if UnixStream::connect(path).is_ok() => bail!("{}: another process serves it", what()),
-        Ok(_) => std::fs::remove_file(path).with_context(what)?,
-        Err(_) => {}
-    }
-    let listener = UnixListener::bind(path).with_context(what)?;
+    let listener = unix::listen(path).with_context(|| format!("--socket {}", path.display()))?;
     leftovers.0.push(path.to_owned());
     info!("waiting for the guest at {}", path.display());
     Ok(Stream::listen(listener)?)

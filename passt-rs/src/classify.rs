@@ -54,6 +54,7 @@ pub fn frame(
     if ip.src.is_multicast() || ip.src.is_unspecified() || ip.src.is_loopback() {
         return Err(DropReason::Source);
     }
+    reach(network, ip.dst)?;
     let verdict = match ip.fragment {
         // All of it after all (RFC 6946).
         Some(Fragment { offset: 0, more: false, .. }) | None => packet(ip, transport, offload)?,
@@ -61,6 +62,20 @@ pub fn frame(
         Some(_) => return Err(DropReason::Fragment),
     };
     Ok((headers, verdict))
+}
+
+/// Whether packets for `dst` are ours to carry at all.
+fn reach(network: &Network, dst: IpAddr) -> Result<(), DropReason> {
+    let own: Option<IpAddr> = match dst {
+        IpAddr::V4(_) => network.v4.map(|v4| v4.guest.into()),
+        IpAddr::V6(_) => network.v6.map(|v6| v6.guest.into()),
+    };
+    match own {
+        None => Err(DropReason::Disabled),
+        // The guest's address is the pod's: a socket of ours would reach the pod's own services there.
+        Some(own) if own == dst => Err(DropReason::Destination),
+        Some(_) => Ok(()),
+    }
 }
 
 /// Judges a whole IP packet, `transport` being what follows its IP headers.

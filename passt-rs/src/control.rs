@@ -17,6 +17,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::unix;
+use crate::reserve::Reserve;
+
 /// Clients served at a time; more are turned away.
 const CLIENTS_MAX: usize = 8;
 /// Longest request line.
@@ -28,6 +31,8 @@ const OUTPUT_MAX: usize = 128 << 20;
 #[derive(Debug)]
 pub struct Control {
     listener: UnixListener,
+    /// For one client when descriptors are exhausted: then there is most to ask.
+    reserve: Reserve,
     clients: Vec<Option<Client>>,
 }
 
@@ -65,20 +70,20 @@ enum What {
 impl Control {
     /// Listens at `path`, replacing a socket that an earlier process left there.
     pub fn listen(path: &Path) -> io::Result<Self> {
-        match UnixStream::connect(path) {
-            Ok(_) => return Err(ErrorKind::AddrInUse.into()),
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-            Err(_) => {}
-        }
-        let listener = UnixListener::bind(path)?;
+        let listener = unix::listen(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
-        Ok(Self { listener, clients: Vec::new() })
+        Ok(Self { listener, reserve: Reserve::new(), clients: Vec::new() })
     }
 
     /// Takes a waiting client; gives its number and descriptor, to be watched for edges.
     pub fn accept(&mut self) -> Option<(u32, BorrowedFd<'_>)> {
-        let (stream, _) = self.listener.accept().ok()?;
+        let (stream, _) = match self.listener.accept() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock && self.reserve.lend() => {
+                self.listener.accept()
+            }
+            accepted => accepted,
+        }
+        .ok()?;
         stream.set_nonblocking(true).ok()?;
         let free = match self.clients.iter().position(Option::is_none) {
             Some(free) => free,
@@ -104,6 +109,7 @@ impl Control {
         let mut requests = Vec::new();
         if client.flush().is_err() || client.receive(&mut requests).is_err() {
             *slot = None;
+            self.reserve.refill();
         }
         requests
     }
@@ -199,14 +205,11 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_left_by_a_dead_process_is_replaced_and_a_live_one_is_not() {
+    fn only_its_owner_may_use_the_socket() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
-        drop(UnixListener::bind(&path).unwrap());
-        let control = Control::listen(&path).unwrap();
+        let _control = Control::listen(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(Control::listen(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
-        drop(control);
     }
 
     #[test]

@@ -14,15 +14,16 @@ pub enum DropReason {
     Protocol,
     /// A source the guest does not own: loopback, multicast, unspecified outside DHCP and DAD.
     Source,
-    /// A destination that cannot be reached through a socket: loopback, multicast groups, broadcast.
+    /// A destination that no socket of ours is to reach: loopback, multicast groups, broadcast, the guest itself.
     Destination,
     /// An address family or service switched off on the command line.
     Disabled,
     /// A fragment that overlaps another, exceeds bounds or found no room.
     Fragment,
-    /// A segment of no connection that asks for nothing (a RST, or while resets are rate limited).
+    /// A segment of no connection that does not open one; answered with a RST unless it is one.
     NoFlow,
-    /// No room for another flow, half-open connection or descriptor.
+    /// No room for another flow or descriptor; connections from outside refused at a limit are
+    /// `tcp.refused_at_limit_total`.
     FlowLimit,
     /// A TCP segment outside the window, or with an acknowledgment of what was never sent.
     Window,
@@ -32,7 +33,7 @@ pub enum DropReason {
     HostSend,
     /// The guest's end of the cable had no room.
     GuestFull,
-    /// A DHCP or NDP message that is not for us to answer.
+    /// An ARP, NDP, DHCP or echo message that is not for us to answer.
     NotForUs,
     /// A segmentation kind that was never negotiated.
     Offload,

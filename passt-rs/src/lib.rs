@@ -6,6 +6,7 @@
 pub mod wire;
 pub mod time;
 pub mod drop_reason;
+pub mod reserve;
 pub mod flow;
 pub mod answer;
 pub mod classify;

@@ -12,6 +12,8 @@ pub struct CableCounters {
     pub from_guest_bytes: u64,
     pub to_guest_frames: u64,
     pub to_guest_bytes: u64,
+    /// TCP segments towards the guest that its end of the cable refused; they are sent again.
+    pub lost_frames: u64,
     /// Times a guest was attached.
     pub link_ups: u64,
 }
@@ -77,6 +79,10 @@ pub struct Snapshot {
     pub flows_limit: usize,
     /// Connections accepted from the host whose guest did not answer yet.
     pub half_open: usize,
+    pub half_open_limit: usize,
+    /// Memory for fragments of datagrams that are not complete yet.
+    pub reassembly_bytes: usize,
+    pub reassembly_limit_bytes: usize,
     /// Memory for bytes that host sockets did not take yet.
     pub spill_bytes: usize,
     pub spill_limit_bytes: usize,

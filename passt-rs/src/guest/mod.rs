@@ -131,8 +131,8 @@ pub trait Guest {
     fn reserve(&mut self, headers: usize, payload: usize) -> Option<Room<'_>>;
 
     /// Hands over the frame in the room reserved last, with `headers` and `payload` bytes really filled;
-    /// `headers` is what was reserved.
-    fn publish(&mut self, offload: Offload, headers: usize, payload: usize);
+    /// `headers` is what was reserved. [`Full`]: the frame is lost, as in a switch whose queue is full.
+    fn publish(&mut self, offload: Offload, headers: usize, payload: usize) -> Result<(), Full>;
 
     /// Sends a frame that lies elsewhere.
     fn send(&mut self, offload: Offload, headers: &[u8], payload: &[IoSlice<'_>]) -> Result<(), Full>;

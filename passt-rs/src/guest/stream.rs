@@ -15,6 +15,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use rustix::time::Timespec;
 
 use super::{FRAME_MAX, Full, Guest, Link, Offloads, Place, Received, Room, SLICES_MAX};
+use crate::reserve::Reserve;
 use crate::wire::Offload;
 
 /// Bytes received at once; several of the largest frames.
@@ -27,6 +28,8 @@ const PREFIX_LEN: usize = 4;
 #[derive(Debug)]
 pub struct Stream {
     listener: Option<UnixListener>,
+    /// Turns a connection away, or serves it, when descriptors are exhausted; a waiting one would never let us sleep.
+    reserve: Reserve,
     connection: Option<UnixStream>,
     registration: Option<(OwnedFd, u64)>,
     incoming: Vec<u8>,
@@ -60,6 +63,7 @@ impl Stream {
     fn new(listener: Option<UnixListener>, connection: Option<UnixStream>) -> Self {
         Self {
             listener,
+            reserve: Reserve::new(),
             connection,
             registration: None,
             incoming: vec![0; INCOMING_LEN],
@@ -76,7 +80,7 @@ impl Stream {
 
     /// Takes a waiting connection if none is served; turns others away.
     fn accept(&mut self) {
-        while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
+        while let Some(stream) = self.next_connection() {
             if self.connection.as_ref().is_some_and(is_closed) {
                 self.disconnect();
             }
@@ -90,6 +94,17 @@ impl Stream {
             }
             self.connection = Some(stream);
             self.link = Link::Up;
+        }
+        self.reserve.refill();
+    }
+
+    fn next_connection(&mut self) -> Option<UnixStream> {
+        let listener = self.listener.as_ref()?;
+        match listener.accept() {
+            Ok((stream, _)) => Some(stream),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(_) if self.reserve.lend() => listener.accept().ok().map(|(stream, _)| stream),
+            Err(_) => None,
         }
     }
 
@@ -255,16 +270,17 @@ impl Guest for Stream {
         Some(Room { headers, payload })
     }
 
-    fn publish(&mut self, _offload: Offload, headers: usize, payload: usize) {
+    fn publish(&mut self, _offload: Offload, headers: usize, payload: usize) -> Result<(), Full> {
         let len = headers + payload;
         if self.connection.is_none() {
-            return;
+            return Ok(()); // No cable: the frame goes nowhere.
         }
         let prefix = u32::try_from(len).unwrap_or(0).to_be_bytes();
         if let Some(place) = self.outgoing.get_mut(self.queued..self.queued + PREFIX_LEN) {
             place.copy_from_slice(&prefix);
             self.queued += PREFIX_LEN + len;
         }
+        Ok(())
     }
 
     fn send(&mut self, offload: Offload, headers: &[u8], payload: &[IoSlice<'_>]) -> Result<(), Full> {
@@ -277,8 +293,7 @@ impl Guest for Stream {
             place.copy_from_slice(slice);
             rest = behind;
         }
-        self.publish(offload, headers.len(), len);
-        Ok(())
+        self.publish(offload, headers.len(), len)
     }
 
     fn flush(&mut self) {

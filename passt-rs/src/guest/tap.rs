@@ -166,13 +166,12 @@ impl Guest for Tap {
         Some(Room { headers, payload: rest.get_mut(..payload)? })
     }
 
-    fn publish(&mut self, offload: Offload, headers: usize, payload: usize) {
+    fn publish(&mut self, offload: Offload, headers: usize, payload: usize) -> Result<(), Full> {
         if let Some(place) = self.outgoing.first_chunk_mut::<VNET_HEADER_LEN>() {
             *place = offload.emit();
         }
         let frame = self.outgoing.get(..VNET_HEADER_LEN + headers + payload).unwrap_or_default();
-        // A full device drops, as a full queue of a switch would; TCP retransmits, others lose a datagram.
-        let _ = self.write(&[IoSlice::new(frame)]);
+        self.write(&[IoSlice::new(frame)])
     }
 
     fn send(&mut self, offload: Offload, headers: &[u8], payload: &[IoSlice<'_>]) -> Result<(), Full> {
@@ -199,15 +198,19 @@ fn negotiate(fd: BorrowedFd<'_>) -> Offloads {
     const TUN_F_USO6: libc::c_ulong = 0x40;
 
     let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
-    for features in [tcp | TUN_F_USO4 | TUN_F_USO6, tcp, TUN_F_CSUM] {
+    let uso = tcp | TUN_F_USO4 | TUN_F_USO6;
+    let mut accepted = 0;
+    for features in [uso, tcp, TUN_F_CSUM] {
         // SAFETY: TUNSETOFFLOAD takes its argument by value.
         let set = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD as _, features) };
         if set == 0 {
+            accepted = features;
             break;
         }
     }
-    // What we may write does not depend on what was set: the device cuts and sums for receivers that need it.
-    Offloads { checksum: true, tso: true, uso: true }
+    // What we may write does not depend on what was set: the device cuts and sums for receivers that need it, as
+    // every kernel can for TCP. One that does not know USO refuses frames with it.
+    Offloads { checksum: true, tso: true, uso: accepted == uso }
 }
 
 /// `struct ifreq` as TUNSETIFF uses it.

@@ -49,12 +49,6 @@ impl Epoll {
         Ok(epoll::add(&self.fd, fd, EventData::new_u64(token), EventFlags::IN)?)
     }
 
-    /// Changes a level-triggered watch; `input: false` keeps the descriptor registered but silent.
-    pub fn set_input(&self, fd: impl AsFd, token: u64, input: bool) -> io::Result<()> {
-        let flags = if input { EventFlags::IN } else { EventFlags::empty() };
-        Ok(epoll::modify(&self.fd, fd, EventData::new_u64(token), flags)?)
-    }
-
     /// Waits until something is ready, at most `timeout` (`None`: forever), and keeps the events.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         self.events.clear();

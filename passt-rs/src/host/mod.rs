@@ -12,5 +12,6 @@ pub mod batch;
 pub mod error_queue;
 pub mod netlink;
 pub mod signals;
+pub mod unix;
 mod control;
 mod sys;

@@ -62,10 +62,15 @@ pub enum Connecting {
     Failed(Errno),
 }
 
-/// Whether peeks can start behind the queue's head; asked once at start.
+/// Whether peeks can start behind the queue's head; asked once at start. TCP over IPv6 learned it later than over
+/// IPv4, so both are asked; a pod without IPv6 does not need it there.
 pub fn has_peek_offset() -> bool {
-    rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)
-        .is_ok_and(|socket| sys::set_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0).is_ok())
+    [AddressFamily::INET, AddressFamily::INET6].into_iter().all(|family| {
+        match rustix::net::socket(family, SocketType::STREAM, None) {
+            Ok(socket) => sys::set_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0).is_ok(),
+            Err(_) => family == AddressFamily::INET6,
+        }
+    })
 }
 
 /// An unconnected socket of the family of `to`.
@@ -88,7 +93,6 @@ pub enum Accepted {
     Connection {
         socket: Socket,
         peer: SocketAddr,
-        ours: SocketAddr,
     },
     Nothing,
     /// Descriptors or memory are exhausted; the connection still waits.
@@ -119,11 +123,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> Accepted {
     match rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
         Ok((fd, peer)) => {
             let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-            let ours = rustix::net::getsockname(&fd).ok().and_then(|ours| SocketAddr::try_from(ours).ok());
-            match (peer, ours) {
-                (Some(peer), Some(ours)) => Accepted::Connection { socket: Socket::new(fd), peer, ours },
-                (Some(_) | None, _) => Accepted::Nothing,
-            }
+            peer.map_or(Accepted::Nothing, |peer| Accepted::Connection { socket: Socket::new(fd), peer })
         }
         Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Accepted::Nothing,
         Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Accepted::Exhausted,

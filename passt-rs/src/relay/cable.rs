@@ -128,8 +128,10 @@ impl<G: Guest> Cable<G> {
         if let Some(capture) = &mut self.capture {
             capture.write(&[IoSlice::new(room.headers), IoSlice::new(room.payload)]);
         }
-        self.guest.publish(offload, headers, payload);
-        self.count_to_guest(headers + payload);
+        match self.guest.publish(offload, headers, payload) {
+            Ok(()) => self.count_to_guest(headers + payload),
+            Err(Full) => self.counters.lost_frames += 1, // TCP sends it again.
+        }
     }
 
     /// Called when there is nothing else to do.

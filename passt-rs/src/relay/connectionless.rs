@@ -63,7 +63,7 @@ impl<G: Guest> Relay<G> {
             }
         };
         if let Some((_, Flow::Echo(flow))) = self.flows.get_mut(id) {
-            flow.echo.on_request(self.core.now);
+            flow.echo.on_request(self.core.now, ip.payload().len());
         }
         self.enqueue(&Queued { id, place, range: ip.payload(), segment: None, marking: marking(ip) });
     }

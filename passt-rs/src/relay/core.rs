@@ -1,8 +1,6 @@
 //! What every flow needs at hand while it works: the cable, readiness, timers, memory, counters.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::answer;
@@ -13,6 +11,7 @@ use crate::guest::Guest;
 use crate::host::batch::Batch;
 use crate::host::epoll::Epoll;
 use crate::host::{clock, tcp};
+use crate::reserve::Reserve;
 use crate::stats::{CableCounters, DatagramCounters, EchoCounters, TcpCounters, UdpCounters};
 use crate::time::{Instant, Wheel};
 use crate::transport::reassembly::Reassembly;
@@ -101,8 +100,8 @@ pub(super) struct Core<G> {
     pub(super) scratch: Vec<u8>,
     /// Reply being built.
     pub(super) reply: Vec<u8>,
-    /// Given up for a moment to refuse a connection for which no descriptor is left.
-    pub(super) spare: Option<OwnedFd>,
+    /// For refusing a connection for which no descriptor is left.
+    pub(super) reserve: Reserve,
     /// When the next unsolicited router advertisement is due.
     advertise_at: Option<Instant>,
 }
@@ -141,7 +140,7 @@ impl<G: Guest> Core<G> {
             has_peek_offset,
             scratch: if has_peek_offset { Vec::new() } else { vec![0; tcp::SKIP_MAX] },
             reply: Vec::new(),
-            spare: spare_descriptor(),
+            reserve: Reserve::new(),
             advertise_at: None,
         }
     }
@@ -215,9 +214,4 @@ impl<G: Guest> Core<G> {
             self.advertise();
         }
     }
-}
-
-/// A descriptor that is only held.
-pub(super) fn spare_descriptor() -> Option<OwnedFd> {
-    File::open("/dev/null").ok().map(OwnedFd::from)
 }

@@ -279,7 +279,9 @@ mod tests {
         fn reserve(&mut self, _: usize, _: usize) -> Option<Room<'_>> {
             None
         }
-        fn publish(&mut self, _: Offload, _: usize, _: usize) {}
+        fn publish(&mut self, _: Offload, _: usize, _: usize) -> Result<(), Full> {
+            Ok(())
+        }
         fn send(&mut self, offload: Offload, headers: &[u8], payload: &[IoSlice<'_>]) -> Result<(), Full> {
             let mut frame = headers.to_vec();
             payload.iter().for_each(|slice| frame.extend_from_slice(slice));

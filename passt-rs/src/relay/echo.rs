@@ -82,7 +82,7 @@ impl EchoFlow {
         message: &[u8],
     ) {
         self.mark(marking);
-        self.echo.on_request(core.now);
+        self.echo.on_request(core.now, message.len());
         let sent = self.socket.send(&[Message { slices: &[IoSlice::new(message)], segment: None }]);
         if let Err(errno) = sent {
             let quote = quote(key, message);
@@ -122,7 +122,7 @@ impl EchoFlow {
     fn deliver<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, received: &Received<'_>) {
         let sent = core.cable.send_echo(key, received, core.settings.mtu);
         note_sent(core, sent);
-        self.echo.on_reply(core.now);
+        self.echo.on_reply(core.now, received.payload.len());
     }
 
     fn on_send_error<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, errno: Errno, quote: &Quote) {
@@ -173,8 +173,8 @@ impl EchoFlow {
             peer: key.peer.to_string(),
             initiator: "guest",
             state: format!("requests={} replies={}", self.echo.requests(), self.echo.replies()),
-            to_guest_bytes: 0,
-            from_guest_bytes: 0,
+            to_guest_bytes: self.echo.bytes().1,
+            from_guest_bytes: self.echo.bytes().0,
             age_ms: millis(now, self.echo.started()),
             idle_ms: millis(now, self.echo.last_activity()),
             window: None,

@@ -1,10 +1,11 @@
 //! Frames from the guest: view, classify, then answer, translate or drop.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
+use crate::answer::Question;
 use crate::classify::{self, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::nat::is_unreachable;
@@ -56,7 +57,15 @@ impl<G: Guest> Relay<G> {
 
     fn on_frame(&mut self, place: Place, offload: &Offload, headers: &Headers, verdict: Verdict) {
         self.core.cable.guest_mac = headers.src;
+        if let Some(IpHeaders { src: IpAddr::V6(src), .. }) = headers.ip
+            && src.is_unicast_link_local()
+        {
+            self.core.settings.nat.guest_link_local6 = Some(src);
+        }
         match verdict {
+            Verdict::Answer(Question::Echo) if !self.core.settings.protocols.icmp => {
+                self.core.drops.count(DropReason::Disabled);
+            }
             Verdict::Answer(question) => {
                 let core = &mut self.core;
                 let frame = core.cable.guest.head(place);
@@ -112,7 +121,7 @@ impl<G: Guest> Relay<G> {
             return Err(Refusal::Limit);
         }
         let to = self.core.settings.nat.to_host(SocketAddr::from(key.peer));
-        let socket = host_tcp::open(&to).map_err(|_| Refusal::Limit)?;
+        let socket = host_tcp::open(&to).map_err(Refusal::of_socket)?;
         let bound = self.core.settings.outbound.apply(socket.as_fd(), to);
         bound.map_err(|error| Refusal::Connect(Errno::from_io_error(&error).unwrap_or(Errno::INVAL)))?;
         let connecting = socket.connect(&to);

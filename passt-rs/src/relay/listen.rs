@@ -49,9 +49,7 @@ impl<G: Guest> Relay<G> {
             let Some(listener) = self.listening.get(index as usize) else { return };
             let guest_port = listener.guest_port;
             match accept(listener.fd()) {
-                Accepted::Connection { socket, peer, ours } => {
-                    self.on_accepted(socket, peer, ours, guest_port)
-                }
+                Accepted::Connection { socket, peer } => self.on_accepted(socket, peer, guest_port),
                 Accepted::Nothing => return,
                 Accepted::Exhausted => {
                     self.refuse_one(index);
@@ -64,7 +62,7 @@ impl<G: Guest> Relay<G> {
         }
     }
 
-    fn on_accepted(&mut self, socket: Socket, peer: SocketAddr, _ours: SocketAddr, guest_port: u16) {
+    fn on_accepted(&mut self, socket: Socket, peer: SocketAddr, guest_port: u16) {
         if self.flows.is_full() || self.core.half_open >= self.core.settings.limits.half_open {
             self.core.tcp.refused_at_limit_total += 1;
             socket.reset();
@@ -108,10 +106,10 @@ impl<G: Guest> Relay<G> {
     fn refuse_one(&mut self, index: u32) {
         self.core.tcp.refused_at_limit_total += 1;
         let Some(listener) = self.listening.get(index as usize) else { return };
-        self.core.spare = None;
+        self.core.reserve.lend();
         if let Accepted::Connection { socket, .. } = accept(listener.fd()) {
             socket.reset();
         }
-        self.core.spare = super::core::spare_descriptor();
+        self.core.reserve.refill();
     }
 }

@@ -30,6 +30,14 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// A socket could not be had.
+    pub(super) fn of_socket(error: Errno) -> Self {
+        match error {
+            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Self::Limit,
+            _ => Self::Connect(error),
+        }
+    }
+
     /// Tells the guest, whose SYN had the sequence number `seq`.
     pub(super) fn tell<G: Guest>(&self, core: &mut Core<G>, key: &Key, seq: Seq) {
         match self {

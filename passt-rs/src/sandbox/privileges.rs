@@ -13,7 +13,7 @@ use rustix::thread::{
     set_thread_res_uid,
 };
 
-use crate::config::{Config, RunAs, Transport};
+use crate::config::{Config, RunAs};
 
 /// Why rights could not be given up; going on with them is no option.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +33,6 @@ pub enum PrivilegeError {
 pub struct Needs {
     /// Bind ports below 1024, also while serving: a UDP source port of the guest is kept.
     pub low_ports: bool,
-    /// Enter a network namespace and make a tap there, until locked down.
-    pub tap: bool,
 }
 
 impl Needs {
@@ -42,20 +40,11 @@ impl Needs {
         let low = |port: u16| port < 1024;
         let forwards_low =
             || config.tcp_forward.iter().any(|rule| rule.ports.iter().any(|(host, _)| low(host)));
-        Self {
-            low_ports: config.protocols.udp || forwards_low(),
-            tap: matches!(config.transport, Transport::Tap(_)),
-        }
+        Self { low_ports: config.protocols.udp || forwards_low() }
     }
 
     fn serving(self) -> CapabilitySet {
         if self.low_ports { CapabilitySet::NET_BIND_SERVICE } else { CapabilitySet::empty() }
-    }
-
-    fn starting(self) -> CapabilitySet {
-        // Entering a namespace takes SYS_ADMIN, making a tap NET_ADMIN, opening another user's /proc/PID/ns PTRACE.
-        let tap = CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN | CapabilitySet::SYS_PTRACE;
-        if self.tap { self.serving() | tap } else { self.serving() }
     }
 }
 
@@ -71,7 +60,7 @@ pub fn identity(run_as: Option<RunAs>) -> Result<Option<RunAs>, PrivilegeError> 
 
 /// Becomes `identity`, keeping the capabilities that binding ports needs.
 pub fn assume_identity(identity: Option<RunAs>, needs: Needs) -> Result<(), PrivilegeError> {
-    let Some(target) = identity else { return keep_only(needs.starting()) };
+    let Some(target) = identity else { return keep_only(needs.serving()) };
     let failed = |error: rustix::io::Errno| PrivilegeError::Identity {
         uid: target.uid,
         gid: target.gid,
@@ -84,7 +73,7 @@ pub fn assume_identity(identity: Option<RunAs>, needs: Needs) -> Result<(), Priv
     set_thread_res_gid(gid, gid, gid).map_err(failed)?;
     set_thread_res_uid(uid, uid, uid).map_err(failed)?;
     set_keep_capabilities(false).map_err(failed)?;
-    keep_only(needs.starting())
+    keep_only(needs.serving())
 }
 
 /// Last step before serving: no way back to any right.
@@ -130,17 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn root_becomes_nobody_and_loses_everything_in_two_steps() {
+    fn root_becomes_nobody_and_keeps_low_ports_only() {
         on_a_thread(|| {
-            let needs = Needs { low_ports: true, tap: true };
+            let needs = Needs { low_ports: true };
             assume_identity(identity(None).unwrap(), needs).unwrap();
             assert_eq!(
                 (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
                 (65534, 65534)
             );
-            assert_eq!(held(), needs.starting() & held());
-            assert!(held().contains(CapabilitySet::NET_ADMIN), "these tests need root");
-            keep_only(needs.serving()).unwrap();
             assert_eq!(held(), CapabilitySet::NET_BIND_SERVICE);
         });
     }
@@ -148,7 +134,7 @@ mod tests {
     #[test]
     fn needs_of_nothing_leave_nothing() {
         on_a_thread(|| {
-            assume_identity(Some(RunAs { uid: 0, gid: 0 }), Needs { low_ports: false, tap: false }).unwrap();
+            assume_identity(Some(RunAs { uid: 0, gid: 0 }), Needs { low_ports: false }).unwrap();
             assert!(rustix::process::getuid().is_root());
             assert_eq!(held(), CapabilitySet::empty());
         });
@@ -157,7 +143,7 @@ mod tests {
     #[test]
     fn becoming_somebody_takes_root() {
         on_a_thread(|| {
-            let needs = Needs { low_ports: false, tap: false };
+            let needs = Needs { low_ports: false };
             assume_identity(Some(RunAs { uid: 107, gid: 107 }), needs).unwrap();
             let root = Some(RunAs { uid: 0, gid: 0 });
             assert!(matches!(identity(root), Err(PrivilegeError::NotRoot)));

@@ -21,21 +21,34 @@ pub struct Echo {
     marking: Option<Marking>,
     requests: u64,
     replies: u64,
+    /// Bytes of messages, ICMP headers included.
+    from_guest_bytes: u64,
+    to_guest_bytes: u64,
 }
 
 impl Echo {
     pub fn new(now: Instant) -> Self {
-        Self { started: now, last_activity: now, marking: None, requests: 0, replies: 0 }
+        Self {
+            started: now,
+            last_activity: now,
+            marking: None,
+            requests: 0,
+            replies: 0,
+            from_guest_bytes: 0,
+            to_guest_bytes: 0,
+        }
     }
 
-    pub fn on_request(&mut self, now: Instant) {
+    pub fn on_request(&mut self, now: Instant, bytes: usize) {
         self.last_activity = now;
         self.requests += 1;
+        self.from_guest_bytes += bytes as u64;
     }
 
-    pub fn on_reply(&mut self, now: Instant) {
+    pub fn on_reply(&mut self, now: Instant, bytes: usize) {
         self.last_activity = now;
         self.replies += 1;
+        self.to_guest_bytes += bytes as u64;
     }
 
     /// Whether the socket must be told of `wanted` before the next request.
@@ -46,6 +59,11 @@ impl Echo {
 
     pub fn idle(&self, now: Instant) -> Idle {
         idle(self.last_activity, TIMEOUT, now)
+    }
+
+    /// Bytes from the guest, and to it.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.from_guest_bytes, self.to_guest_bytes)
     }
 
     pub fn started(&self) -> Instant {
@@ -76,12 +94,12 @@ mod tests {
     #[test]
     fn expires_60_s_after_the_last_request_or_reply() {
         let mut echo = Echo::new(at(0));
-        echo.on_request(at(5));
+        echo.on_request(at(5), 64);
         assert_eq!(echo.idle(at(64)), Idle::Until(at(65)));
-        echo.on_reply(at(6));
+        echo.on_reply(at(6), 60);
         assert_eq!(echo.idle(at(65)), Idle::Until(at(66)));
         assert_eq!(echo.idle(at(66)), Idle::Expired);
-        assert_eq!((echo.requests(), echo.replies()), (1, 1));
+        assert_eq!((echo.requests(), echo.replies(), echo.bytes()), (1, 1, (64, 60)));
     }
 
     #[test]

@@ -110,6 +110,11 @@ impl Reassembly {
         Self { limit, ..Self::default() }
     }
 
+    /// Bytes held for datagrams that are not complete.
+    pub fn used_bytes(&self) -> usize {
+        self.held
+    }
+
     /// Takes the fragment `data` of the datagram `key`.
     pub fn insert(&mut self, now: Instant, key: Key, fragment: Fragment, data: &[u8]) -> Outcome<'_> {
         self.expire(now);
