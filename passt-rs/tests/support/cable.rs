@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 
 use super::random::Random;
@@ -84,6 +85,15 @@ impl Cable {
     pub fn inject(&mut self, frame: &[u8]) {
         self.queue(frame);
         self.flush();
+    }
+
+    /// Waits until the relay has taken what was sent.
+    pub fn drain_output(&mut self) {
+        while self.wants_to_write() {
+            let mut fds = [PollFd::new(self.stream(), PollFlags::OUT)];
+            rustix::event::poll(&mut fds, None).unwrap();
+            self.flush();
+        }
     }
 
     fn queue(&mut self, frame: &[u8]) {

@@ -115,17 +115,31 @@ impl Lab {
 
     /// A counter of `stats`, by its path.
     pub fn counter(&self, path: &[&str]) -> u64 {
-        let stats = self.stats();
-        let value = path.iter().fold(&stats, |value, name| &value[name]);
-        value.as_u64().unwrap_or_else(|| panic!("no counter {path:?} in {stats}"))
+        at(&self.stats(), path)
     }
 
-    pub fn until_counter(&mut self, path: &'static [&'static str], value: u64) {
+    pub fn until_counter(&mut self, path: &[&str], value: u64) {
+        self.until_stats(&format!("{path:?} to be {value}"), |stats| at(stats, path) == value);
+    }
+
+    /// Waits until a counter is not 0.
+    pub fn until_moved(&mut self, path: &[&str]) {
+        self.until_stats(&format!("{path:?} to move"), |stats| at(stats, path) > 0);
+    }
+
+    /// Waits until a flow is in `state`.
+    pub fn until_flow(&mut self, state: &'static str) {
         let control = self.control.clone();
-        self.guest.until(&format!("{path:?} to be {value}"), |_| {
-            let stats = control::get(&control, "stats");
-            (path.iter().fold(&stats, |value, name| &value[name]).as_u64() == Some(value)).then_some(())
+        self.guest.until(state, |_| {
+            let flows = control::get(&control, "flows");
+            let mut states = flows["flows"].as_array().unwrap().iter().map(|flow| &flow["state"]);
+            states.any(|found| found.as_str().unwrap().contains(state)).then_some(())
         });
+    }
+
+    fn until_stats(&mut self, what: &str, condition: impl Fn(&Value) -> bool) {
+        let control = self.control.clone();
+        self.guest.until(what, |_| condition(&control::get(&control, "stats")).then_some(()));
     }
 
     /// Waits until no flow is left.
@@ -151,6 +165,11 @@ impl Drop for Lab {
             eprintln!("captured frames are in {}", self.folder.path().display());
         }
     }
+}
+
+fn at(stats: &Value, path: &[&str]) -> u64 {
+    let value = path.iter().fold(stats, |value, name| &value[name]);
+    value.as_u64().unwrap_or_else(|| panic!("no counter {path:?} in {stats}"))
 }
 
 /// A forwarded port of the namespace, on every address.
