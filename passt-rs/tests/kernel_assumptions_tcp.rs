@@ -14,7 +14,6 @@
 //! - At RLIMIT_NOFILE accept fails and leaves the connection in the queue (tested with the limits of the relay).
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     clippy::panic,
     clippy::tests_outside_test_module,
     reason = "the whole file is a test"

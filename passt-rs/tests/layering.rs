@@ -12,11 +12,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rank, module, and which modules of lower rank it must not know.
-const TABLE: [(u8, &str, &[&str]); 18] = [
+const TABLE: [(u8, &str, &[&str]); 19] = [
     (0, "wire", &[]),
     (0, "time", &["wire"]),
     (1, "drop_reason", &["wire", "time"]),
-    (1, "flow", &[]),
+    (1, "reserve", &["wire", "time", "drop_reason"]),
+    (1, "flow", &["reserve"]),
     (1, "answer", &["time"]),
     (2, "classify", &["flow", "time"]),
     (2, "transport", &["flow", "answer", "classify"]),

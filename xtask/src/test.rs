@@ -13,5 +13,5 @@ pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
     eprintln!("xtask: building the programs under test");
     runner.run(Command::new("cargo").args(["build", "--workspace", "--bins"]))?;
     eprintln!("xtask: running every test");
-    runner.run(Command::new("cargo").args(["test", "--workspace"]).args(arguments))
+    runner.run(Command::new("cargo").args(["test", "--workspace", "--no-fail-fast"]).args(arguments))
 }

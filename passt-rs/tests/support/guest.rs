@@ -15,7 +15,6 @@ use super::{control, pattern};
 pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 const FIRST_PORT: u16 = 40_000;
 /// No transfer may stand still for longer: what TCP's own timers need after a handful of losses in a row.
-
 const STALL_MAX: Duration = Duration::from_secs(20);
 
 pub struct Guest {
