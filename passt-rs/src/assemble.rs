@@ -24,8 +24,10 @@ use crate::sandbox;
 
 /// MTU of a cable on which none is announced: what a guest takes by itself.
 const MTU_DEFAULT: u16 = 1500;
-/// Of all descriptors, the share that listening sockets of `all` may take; the others are for connections.
+/// One of so many descriptors may be a listening socket of `all`; the others are for connections.
 const LISTENING_SHARE: usize = 2;
+/// One of so many descriptors may be a UDP or echo flow's.
+const DATAGRAM_SHARE: usize = 2;
 
 /// Files to remove at the end.
 #[derive(Debug, Default)]
@@ -73,7 +75,7 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
             if6: outbound.interface6.clone(),
             freebind: config.freebind,
         },
-        limits: Limits::default(),
+        limits: Limits { datagram_flows: descriptor_limit() / DATAGRAM_SHARE, ..Limits::default() },
         guest_mac: None,
         one_off: config.one_off,
         secret,
@@ -157,7 +159,9 @@ pub fn tap(config: &TapConfig) -> anyhow::Result<Tap> {
 /// Binds every forwarded port.
 fn listen(config: &Config) -> anyhow::Result<Vec<Listening>> {
     let limit = descriptor_limit();
-    let budget = limit / LISTENING_SHARE;
+    let shares = [&config.tcp_forward, &config.udp_forward];
+    let shares = shares.iter().filter(|rules| rules.iter().any(|rule| rule.best_effort)).count();
+    let budget = limit / LISTENING_SHARE / shares.max(1);
     let mut listening = Vec::new();
     for (flag, rules, protocol) in
         [("--tcp-ports", &config.tcp_forward, Proto::Tcp), ("--udp-ports", &config.udp_forward, Proto::Udp)]
@@ -165,7 +169,7 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listening>> {
         let wanted: usize = rules.iter().map(|rule| rule.ports.iter().count()).sum();
         let before = listening.len();
         for rule in rules {
-            listen_rule(flag, rule, protocol, budget, &mut listening)?;
+            listen_rule(flag, rule, protocol, before + budget, &mut listening)?;
         }
         let bound = listening.len() - before;
         if bound < wanted {

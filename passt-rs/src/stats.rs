@@ -77,6 +77,9 @@ pub struct Snapshot {
     /// Flows alive now.
     pub flows: usize,
     pub flows_limit: usize,
+    /// UDP and echo among them.
+    pub datagram_flows: usize,
+    pub datagram_flows_limit: usize,
     /// Connections accepted from the host whose guest did not answer yet.
     pub half_open: usize,
     pub half_open_limit: usize,

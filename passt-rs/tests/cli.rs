@@ -94,7 +94,7 @@ fn foreground_says_what_it_resolved_and_cleans_up_when_told_to_end() {
         said += "\n";
     }
     for wanted in
-        ["IPv4: 192.0.2.2/24", "IPv6: 2001:db8::2/64", "TCP forwarded in: * 48222", "machine's end: socket "]
+        ["IPv4: 192.0.2.2/24", "IPv6: 2001:db8::2/64", "TCP forwarded in: * 48222", "guest's end: socket "]
     {
         assert!(said.contains(wanted), "{wanted}: {said}");
     }

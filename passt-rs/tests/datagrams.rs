@@ -38,6 +38,8 @@ const OUR_MAC: Mac = Mac([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
 /// Guest and server of each family.
 const ENDS: [(&str, &str); 2] = [("10.244.1.5", "10.244.1.9"), ("fd00::5", "fd00::9")];
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Datagram flows that the labs allow.
+const FLOWS_MAX: usize = 64;
 
 /// A guest and what is behind its cable.
 struct Lab {
@@ -124,7 +126,7 @@ fn settings(mtu: u16, protocols: Protocols) -> Settings {
         mtu,
         protocols,
         outbound: Outbound { v4: Some(guest4), v6: Some(guest6), ..Outbound::default() },
-        limits: Limits::default(),
+        limits: Limits { datagram_flows: FLOWS_MAX, ..Limits::default() },
         guest_mac: None,
         one_off: true,
         secret: [7; 16],
@@ -310,6 +312,27 @@ fn a_datagram_goes_out_from_the_guest_s_port_and_its_answer_comes_back() {
             assert_eq!(lab.stat("udp", "port_replaced_total"), 0);
         });
     }
+}
+
+#[test]
+fn beyond_their_limit_datagram_flows_are_refused_and_old_ones_go_on() {
+    lab(1500, 1500, ALL, |lab| {
+        let (server, port) = server(ENDS[0].1);
+        let ip = repr(ENDS[0], protocol::UDP);
+        for source in 4000..4000 + FLOWS_MAX as u16 {
+            lab.send(&ip, &datagram(&ip, (source, port), b"mine"));
+            assert_eq!(server.recv_from(&mut [0; 10]).unwrap().1.port(), source);
+        }
+        lab.send(&ip, &datagram(&ip, (5000, port), b"too many"));
+        lab.wait_for("drops", "flow_limit", 1);
+        lab.send(&ip, &datagram(&ip, (4000, port), b"still mine"));
+        assert_eq!(server.recv_from(&mut [0; 10]).unwrap().1.port(), 4000);
+        let stats = lab.stats();
+        assert_eq!(
+            (&stats["datagram_flows"], &stats["datagram_flows_limit"]),
+            (&FLOWS_MAX.into(), &FLOWS_MAX.into())
+        );
+    });
 }
 
 #[test]

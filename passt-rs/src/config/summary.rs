@@ -10,7 +10,7 @@ use super::{Config, Transport};
 impl Config {
     /// One line for each thing a user would look for.
     pub fn summary(&self) -> Vec<String> {
-        let mut lines = vec![format!("machine's end: {}", self.transport)];
+        let mut lines = vec![format!("guest's end: {}", self.transport)];
         let mtu = self.network.mtu.map_or_else(|| "not announced".to_owned(), |mtu| mtu.to_string());
         lines.push(format!("our address: {}, MTU {mtu}", self.network.our_mac));
         lines.push(match self.network.v4 {

@@ -68,7 +68,7 @@ fn by_default_the_guest_is_the_pod() {
     assert_eq!(
         config.summary(),
         [
-            "machine's end: socket /tmp/passt_1.socket",
+            "guest's end: socket /tmp/passt_1.socket",
             "our address: 9a:55:9a:55:9a:55, MTU 65520",
             "IPv4: 10.244.1.5/24, gateway 10.244.1.1",
             "IPv6: fd00:10:244::5/64, router fe80::9855:9aff:fe55:9a55",
@@ -106,7 +106,7 @@ fn everything_given_is_shown() {
     assert_eq!(
         config.summary(),
         [
-            "machine's end: socket /x",
+            "guest's end: socket /x",
             "our address: 02:00:00:00:00:01, MTU 1400",
             "IPv4: 192.0.2.2/28, gateway 192.0.2.1",
             "IPv6: 2001:db8::2/64, router fe80::1",

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use crate::classify::{self, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::nat::is_unreachable;
-use crate::flow::{Endpoint, FlowId, Key, Protocol};
+use crate::flow::{Endpoint, FlowId, Key, Protocol, TableFull};
 use crate::guest::{Guest, Place};
 use crate::host::{echo as host_echo, udp as host_udp};
 use crate::transport::reassembly::{self, Outcome};
@@ -225,6 +225,9 @@ impl<G: Guest> Relay<G> {
     /// Puts a flow into the table, watches its socket and plans the end of its silence.
     fn insert_datagram_flow(&mut self, key: &Key, flow: Flow, idle: Idle) -> Result<FlowId, Refusal> {
         let limit = |_| Refusal::Silent(DropReason::FlowLimit);
+        if self.core.datagram_flows >= self.core.settings.limits.datagram_flows {
+            return Err(limit(TableFull));
+        }
         let id = self.flows.insert(*key, flow).map_err(limit)?;
         let token = Token::Flow(id).pack();
         let watched = match self.flows.get(id) {
@@ -239,6 +242,7 @@ impl<G: Guest> Relay<G> {
         if let Idle::Until(deadline) = idle {
             self.core.wheel.set(id.index(), deadline);
         }
+        self.core.datagram_flows += 1;
         Ok(id)
     }
 

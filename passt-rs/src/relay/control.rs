@@ -62,6 +62,8 @@ impl<G: Guest> Relay<G> {
             datagram: core.datagram,
             flows: self.flows.len(),
             flows_limit: core.settings.limits.flows,
+            datagram_flows: core.datagram_flows,
+            datagram_flows_limit: core.settings.limits.datagram_flows,
             half_open: core.half_open,
             half_open_limit: core.settings.limits.half_open,
             reassembly_bytes: core.reassembly.used_bytes(),

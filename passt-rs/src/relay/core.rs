@@ -27,6 +27,9 @@ use super::spill::Spill;
 pub struct Limits {
     /// Flows of all kinds.
     pub flows: usize,
+    /// Of these, UDP and echo: each holds a descriptor for half a minute at least, and whatever a guest sends
+    /// there must not take those that TCP needs.
+    pub datagram_flows: usize,
     /// Accepted connections that the guest did not answer yet.
     pub half_open: usize,
     /// Memory for bytes that host sockets do not take, all flows together.
@@ -41,6 +44,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             flows: 131_072,
+            datagram_flows: 65_536,
             half_open: 1024,
             spill_bytes: 64 << 20,
             spill_per_flow_bytes: 512 << 10,
@@ -93,6 +97,8 @@ pub(super) struct Core<G> {
     delayed: VecDeque<(FlowId, Instant)>,
     /// Flows that wait for room at the guest's end.
     blocked: Vec<FlowId>,
+    /// UDP and echo flows alive.
+    pub(super) datagram_flows: usize,
     /// Accepted connections that the guest did not answer yet.
     pub(super) half_open: usize,
     /// Peeks can start behind the head of a queue; otherwise `scratch` takes what lies before.
@@ -136,6 +142,7 @@ impl<G: Guest> Core<G> {
             later: Vec::new(),
             delayed: VecDeque::new(),
             blocked: Vec::new(),
+            datagram_flows: 0,
             half_open: 0,
             has_peek_offset,
             scratch: if has_peek_offset { Vec::new() } else { vec![0; tcp::SKIP_MAX] },

@@ -250,6 +250,7 @@ impl<G: Guest> Relay<G> {
             match flow {
                 Flow::Tcp(flow) => flow.end(&mut self.core, &key, fate),
                 Flow::Udp(_) | Flow::Echo(_) => {
+                    self.core.datagram_flows -= 1;
                     tracing::debug!("{} {} <-> {} ended", key.protocol.name(), key.guest, key.peer);
                 }
             }
