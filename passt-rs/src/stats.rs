@@ -86,6 +86,8 @@ pub struct Snapshot {
     /// Memory for fragments of datagrams that are not complete yet.
     pub reassembly_bytes: usize,
     pub reassembly_limit_bytes: usize,
+    /// Flows that wait for room at the guest's end.
+    pub waiting_for_guest: usize,
     /// Memory for bytes that host sockets did not take yet.
     pub spill_bytes: usize,
     pub spill_limit_bytes: usize,

@@ -1,6 +1,6 @@
 //! A module uses only those declared above it in `lib.rs`, and never what its row forbids.
 //!
-//! The table is the one of the architecture page; `lib.rs` gives the order.
+//! The table is the one of `docs/architecture.md`, whose last column is in words; `lib.rs` gives the order.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -28,10 +28,10 @@ const TABLE: [(u8, &str, &[&str]); 19] = [
     (4, "control", &["guest", "transport"]),
     (5, "relay", &[]),
     (6, "cli", &["guest", "host", "transport", "relay"]),
-    (6, "config", &["guest", "transport"]),
-    (6, "logging", &["guest", "host", "transport", "relay"]),
-    (6, "sandbox", &["guest", "transport", "relay"]),
-    (6, "assemble", &["transport"]),
+    (7, "config", &["guest", "transport"]),
+    (8, "logging", &["guest", "host", "transport", "relay"]),
+    (8, "sandbox", &["guest", "transport", "relay"]),
+    (9, "assemble", &["transport"]),
 ];
 
 /// What a row allows in spite of its last column, item by item.
@@ -108,6 +108,18 @@ fn modules_are_declared_in_the_order_of_the_table() {
     let names: Vec<_> = TABLE.iter().map(|(_, name, _)| (*name).to_owned()).collect();
     assert_eq!(declared(), names);
     assert!(TABLE.is_sorted_by_key(|(rank, ..)| *rank));
+}
+
+#[test]
+fn the_architecture_page_has_the_same_table() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/architecture.md");
+    let page = fs::read_to_string(page).unwrap();
+    let rows = page.lines().filter_map(|line| {
+        let (rank, rest) = line.strip_prefix("| ")?.split_once(" | `")?;
+        Some((rank.parse::<u8>().ok()?, rest.split_once('`')?.0))
+    });
+    let rows: Vec<_> = rows.filter(|(_, module)| *module != "main").collect();
+    assert_eq!(rows, TABLE.map(|(rank, module, _)| (rank, module)));
 }
 
 #[test]

@@ -68,6 +68,7 @@ impl<G: Guest> Relay<G> {
             half_open_limit: core.settings.limits.half_open,
             reassembly_bytes: core.reassembly.used_bytes(),
             reassembly_limit_bytes: core.settings.limits.reassembly_bytes,
+            waiting_for_guest: core.blocked_len(),
             spill_bytes: core.spill.used_bytes(),
             spill_limit_bytes: core.settings.limits.spill_bytes,
             drops: drops_by_name(&core.drops),

@@ -7,7 +7,7 @@ use crate::answer;
 use crate::capture::Capture;
 use crate::drop_reason::{DropReason, Drops};
 use crate::flow::FlowId;
-use crate::guest::Guest;
+use crate::guest::{FRAME_MAX, Guest, HEADERS_MAX};
 use crate::host::batch::Batch;
 use crate::host::epoll::Epoll;
 use crate::host::{clock, tcp};
@@ -99,6 +99,10 @@ pub(super) struct Core<G> {
     blocked: Vec<FlowId>,
     /// UDP and echo flows alive.
     pub(super) datagram_flows: usize,
+    /// Per slot of the flow table: who was put into `blocked` last, and after how many resumptions.
+    blocked_notes: Vec<Option<(FlowId, u64)>>,
+    /// Times the blocked flows went on.
+    resumed: u64,
     /// Accepted connections that the guest did not answer yet.
     pub(super) half_open: usize,
     /// Peeks can start behind the head of a queue; otherwise `scratch` takes what lies before.
@@ -143,6 +147,8 @@ impl<G: Guest> Core<G> {
             delayed: VecDeque::new(),
             blocked: Vec::new(),
             datagram_flows: 0,
+            blocked_notes: Vec::new(),
+            resumed: 0,
             half_open: 0,
             has_peek_offset,
             scratch: if has_peek_offset { Vec::new() } else { vec![0; tcp::SKIP_MAX] },
@@ -176,11 +182,35 @@ impl<G: Guest> Core<G> {
 
     /// The guest's end has no room: `id` goes on when it has.
     pub(super) fn block(&mut self, id: FlowId) {
-        self.blocked.push(id);
+        let slot = id.index() as usize;
+        if slot >= self.blocked_notes.len() {
+            self.blocked_notes.resize(slot + 1, None);
+        }
+        // It may be settled often while there is no room.
+        let note = Some((id, self.resumed));
+        if let Some(place) = self.blocked_notes.get_mut(slot)
+            && *place != note
+        {
+            *place = note;
+            self.blocked.push(id);
+        }
     }
 
     pub(super) fn resume_blocked(&mut self) {
+        self.resumed += 1;
         self.later.append(&mut self.blocked);
+    }
+
+    /// For a guest that took everything at once: then no readiness tells that there is room again.
+    pub(super) fn resume_if_room(&mut self) {
+        if !self.blocked.is_empty() && self.cable.reserve(HEADERS_MAX, FRAME_MAX).is_some() {
+            self.resume_blocked();
+        }
+    }
+
+    /// Flows that wait for room at the guest's end.
+    pub(super) fn blocked_len(&self) -> usize {
+        self.blocked.len()
     }
 
     /// Sends the reply in `self.reply`.

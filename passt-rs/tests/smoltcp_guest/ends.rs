@@ -307,6 +307,34 @@ fn a_paused_machine_stops_everything_and_resumes() {
     });
 }
 
+/// However often its peer goes on talking.
+#[test]
+fn a_flow_waits_for_a_paused_machine_once() {
+    with(Options::default(), |lab| {
+        let (listener, address) = listen(PEER4);
+        let handles: Vec<_> = (0..20).map(|_| lab.guest.connected(address, 256 << 10)).collect();
+        let mut streams: Vec<_> = (0..20).map(|_| accept(&listener)).collect();
+        lab.guest.cable.frozen = true;
+        for round in 0..100 {
+            for stream in &mut streams {
+                host::write_at(stream, 2, round * 5000, 5000);
+            }
+            lab.guest.turn();
+        }
+        lab.until_moved(&["waiting_for_guest"]);
+        assert!(lab.counter(&["waiting_for_guest"]) <= 20, "{}", lab.stats());
+        lab.guest.cable.frozen = false;
+        for handle in handles {
+            let mut received = 0;
+            lab.guest.until("all bytes", |guest| {
+                received += guest.receive_some(handle, received);
+                (received == 500_000).then_some(())
+            });
+        }
+        assert_eq!(lab.counter(&["waiting_for_guest"]), 0);
+    });
+}
+
 #[test]
 fn both_ends_stop_reading_and_resume() {
     with(Options::default(), |lab| {

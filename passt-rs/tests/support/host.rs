@@ -44,9 +44,14 @@ pub fn read_all(stream: &mut TcpStream, salt: u64) -> u64 {
 
 /// Sends the first `len` bytes of the stream `salt`.
 pub fn write_all(stream: &mut TcpStream, salt: u64, len: u64) {
-    let mut position = 0;
-    while position < len {
-        let chunk = usize::try_from((len - position).min(256 * 1024)).unwrap();
+    write_at(stream, salt, 0, len);
+}
+
+/// Sends `len` bytes of the stream `salt` from `position` on.
+pub fn write_at(stream: &mut TcpStream, salt: u64, mut position: u64, len: u64) {
+    let end = position + len;
+    while position < end {
+        let chunk = usize::try_from((end - position).min(256 * 1024)).unwrap();
         stream.write_all(pattern::at(salt, position, chunk)).unwrap();
         position += chunk as u64;
     }

@@ -19,6 +19,7 @@ use serde_json::Value;
 use super::cable::{Cable, Faults};
 use super::control;
 use super::guest::Guest;
+use super::old_kernel;
 
 pub const GUEST4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 pub const GATEWAY4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -37,12 +38,21 @@ pub struct Options {
     pub faults: Faults,
     pub limits: Limits,
     pub tcp: bool,
+    /// The kernel lacks SO_PEEK_OFF.
+    pub old_kernel: bool,
     pub seed: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mtu: 1500, faults: Faults::default(), limits: Limits::default(), tcp: true, seed: 1 }
+        Self {
+            mtu: 1500,
+            faults: Faults::default(),
+            limits: Limits::default(),
+            tcp: true,
+            old_kernel: false,
+            seed: 1,
+        }
     }
 }
 
@@ -97,6 +107,9 @@ impl Lab {
                 control: Some(control_socket),
                 stop: Some(stopped.into()),
             };
+            if options.old_kernel {
+                old_kernel::without_peek_offset();
+            }
             let stream = Stream::listen(listener).unwrap();
             Relay::new(stream, settings(&options), opened).unwrap().run().unwrap();
         });

@@ -11,5 +11,6 @@ pub mod control;
 pub mod guest;
 pub mod host;
 pub mod lab;
+pub mod old_kernel;
 pub mod pattern;
 pub mod random;
