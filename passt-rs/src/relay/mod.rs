@@ -10,6 +10,7 @@
 mod from_guest;
 mod connectionless;
 mod listen;
+mod patience;
 mod forwarded;
 mod tcp;
 mod udp;
@@ -45,6 +46,7 @@ pub use self::core::Limits;
 use self::core::{Core, Fate};
 use echo::EchoFlow;
 pub use listen::{Listening, Proto};
+use patience::Patience;
 use tcp::TcpFlow;
 use token::Token;
 use udp::UdpFlow;
@@ -108,6 +110,7 @@ pub struct Relay<G> {
     /// Open for as long as we serve: readable means stop.
     _stop: Option<OwnedFd>,
     one_off: bool,
+    patience: Patience,
     /// The guest's end may have more frames in our memory, where no descriptor tells of them.
     more_from_guest: bool,
 }
@@ -130,7 +133,16 @@ impl<G: Guest> Relay<G> {
         if let Some(stop) = &stop {
             core.epoll.watch_input(stop.as_fd(), Token::Stop.pack())?;
         }
-        Ok(Self { core, flows, listening, control, _stop: stop, one_off, more_from_guest: false })
+        Ok(Self {
+            core,
+            flows,
+            listening,
+            control,
+            _stop: stop,
+            one_off,
+            patience: Patience::default(),
+            more_from_guest: false,
+        })
     }
 
     /// Serves until asked to stop, or, one-off, until the guest's end is closed.
@@ -141,7 +153,7 @@ impl<G: Guest> Relay<G> {
             if timeout.is_none_or(|timeout| timeout > Duration::ZERO) {
                 self.core.cable.idle();
             }
-            let count = self.core.epoll.wait(timeout)?;
+            let count = self.patience.wait(&mut self.core.epoll, timeout)?;
             self.core.now = clock::now();
             for index in 0..count {
                 let Some(ready) = self.core.epoll.event(index) else { break };
