@@ -32,7 +32,7 @@ struct Package {
     major: Option<u32>,
 }
 
-const PACKAGES: [Package; 6] = [
+const PACKAGES: [Package; 7] = [
     Package {
         name: "iproute2",
         program: "ip",
@@ -44,6 +44,13 @@ const PACKAGES: [Package; 6] = [
         name: "util-linux",
         program: "setpriv",
         why: "ends a lab's processes with the lab",
+        need: Need::Labs,
+        major: None,
+    },
+    Package {
+        name: "iputils-ping",
+        program: "ping",
+        why: "pings out of the labs' guests",
         need: Need::Labs,
         major: None,
     },
@@ -71,8 +78,8 @@ const PACKAGES: [Package; 6] = [
     Package {
         name: "nftables",
         program: "nft",
-        why: "is the NAT we compare with",
-        need: Need::Bench,
+        why: "loses packets in the labs, and is the NAT we compare with",
+        need: Need::Labs,
         major: None,
     },
 ];
