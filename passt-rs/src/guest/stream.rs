@@ -93,7 +93,10 @@ impl Stream {
                 continue;
             }
             self.connection = Some(stream);
-            self.link = Link::Up;
+            self.link = match self.link {
+                Link::Down | Link::Replaced => Link::Replaced,
+                Link::Unchanged | Link::Up | Link::Gone => Link::Up,
+            };
         }
         self.reserve.refill();
     }
@@ -320,5 +323,28 @@ impl Guest for Stream {
         }
         (self.queued, self.sent) = (0, 0);
         self.wait_for_room(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_leaves_and_comes_back_at_once_was_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cable");
+        let mut stream = Stream::listen(UnixListener::bind(&path).unwrap()).unwrap();
+        let first = UnixStream::connect(&path).unwrap();
+        stream.on_event();
+        assert_eq!(stream.take_link(), Link::Up);
+        drop(first);
+        let second = UnixStream::connect(&path).unwrap();
+        stream.on_event();
+        assert_eq!(stream.take_link(), Link::Replaced);
+        assert_eq!(stream.take_link(), Link::Unchanged);
+        drop(second);
+        assert!(stream.receive().is_none());
+        assert_eq!(stream.take_link(), Link::Down);
     }
 }

@@ -26,6 +26,8 @@ mod control;
 mod core;
 mod token;
 
+#[cfg(test)]
+mod tests;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -133,7 +135,7 @@ impl<G: Guest> Relay<G> {
         Ok(Self { core, flows, listening, control, _stop: stop, one_off, more_from_guest: false })
     }
 
-    /// Serves until asked to stop, or, one-off, until the guest's end is closed.
+    /// Serves until asked to stop, or the guest's end is gone for good; one-off, also until it is closed.
     pub fn run(&mut self) -> io::Result<()> {
         self.on_link();
         loop {
@@ -277,6 +279,16 @@ impl<G: Guest> Relay<G> {
     /// The flow of `key`, if there is one.
     fn find(&self, key: &Key) -> Option<FlowId> {
         self.flows.find(key)
+            Link::Replaced => {
+                tracing::info!("the guest's end of the cable was closed and connected again");
+                if self.one_off {
+                    return Turn::Stop;
+                }
+                self.core.on_link_up();
+                self.core.cable.guest.flush();
+                Turn::Go
+            }
+            Link::Gone => Turn::Stop,
     }
 }
 

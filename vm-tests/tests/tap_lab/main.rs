@@ -16,3 +16,4 @@ mod connections;
 mod ports;
 mod datagrams;
 mod crowds;
+mod ends;
