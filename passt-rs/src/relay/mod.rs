@@ -10,6 +10,7 @@
 mod from_guest;
 mod connectionless;
 mod listen;
+mod paused;
 mod forwarded;
 mod tcp;
 mod udp;
@@ -25,9 +26,9 @@ mod spill;
 mod control;
 mod core;
 mod token;
-
 #[cfg(test)]
 mod tests;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -47,6 +48,7 @@ pub use self::core::Limits;
 use self::core::{Core, Fate};
 use echo::EchoFlow;
 pub use listen::{Listening, Proto};
+use paused::Paused;
 use tcp::TcpFlow;
 use token::Token;
 use udp::UdpFlow;
@@ -107,6 +109,7 @@ pub struct Relay<G> {
     flows: Table<Flow>,
     listening: Vec<Listening>,
     control: Option<Control>,
+    paused: Paused,
     /// Open for as long as we serve: readable means stop.
     _stop: Option<OwnedFd>,
     one_off: bool,
@@ -132,7 +135,8 @@ impl<G: Guest> Relay<G> {
         if let Some(stop) = &stop {
             core.epoll.watch_input(stop.as_fd(), Token::Stop.pack())?;
         }
-        Ok(Self { core, flows, listening, control, _stop: stop, one_off, more_from_guest: false })
+        let paused = Paused::default();
+        Ok(Self { core, flows, listening, control, paused, _stop: stop, one_off, more_from_guest: false })
     }
 
     /// Serves until asked to stop, or the guest's end is gone for good; one-off, also until it is closed.
@@ -174,6 +178,7 @@ impl<G: Guest> Relay<G> {
             .into_iter()
             .chain(self.core.announcements_due())
             .chain(self.core.delayed_due())
+            .chain(self.paused.due(self.core.now))
             .min()
     }
 
@@ -223,6 +228,7 @@ impl<G: Guest> Relay<G> {
             }
         }
         self.core.announce_periodically();
+        self.resume_paused();
     }
 
     /// Settles each flow that something happened to, and those whose turn was over before they were done.
@@ -273,12 +279,6 @@ impl<G: Guest> Relay<G> {
                 tracing::info!("the guest's end of the cable was closed");
                 if self.one_off { Turn::Stop } else { Turn::Go }
             }
-        }
-    }
-
-    /// The flow of `key`, if there is one.
-    fn find(&self, key: &Key) -> Option<FlowId> {
-        self.flows.find(key)
             Link::Replaced => {
                 tracing::info!("the guest's end of the cable was closed and connected again");
                 if self.one_off {
@@ -289,6 +289,12 @@ impl<G: Guest> Relay<G> {
                 Turn::Go
             }
             Link::Gone => Turn::Stop,
+        }
+    }
+
+    /// The flow of `key`, if there is one.
+    fn find(&self, key: &Key) -> Option<FlowId> {
+        self.flows.find(key)
     }
 }
 
