@@ -95,6 +95,9 @@ pub fn files(config: &Config, leftovers: &mut Leftovers) -> anyhow::Result<Files
         .pcap
         .as_deref()
         .map(|path| Capture::create(path).with_context(|| format!("--pcap {}", path.display())));
+    if let Some(path) = &config.pcap {
+        info!("--pcap: every frame is written to {}, which may grow without limit", path.display());
+    }
     let control = config.control.as_deref().map(|path| {
         let control = Control::listen(path).with_context(|| format!("--control {}", path.display()))?;
         leftovers.0.push(path.to_owned());

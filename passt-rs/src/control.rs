@@ -45,6 +45,17 @@ struct Client {
     written: usize,
 }
 
+/// What the listening socket gave.
+#[derive(Debug)]
+pub enum Accepted<'a> {
+    /// `fd` is to be watched for edges.
+    Client { number: u32, fd: BorrowedFd<'a> },
+    /// Nobody waits, or who did was turned away.
+    Nobody,
+    /// Descriptors or memory are exhausted; the client still waits.
+    Exhausted,
+}
+
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -75,15 +86,39 @@ impl Control {
         Ok(Self { listener, reserve: Reserve::new(), clients: Vec::new() })
     }
 
-    /// Takes a waiting client; gives its number and descriptor, to be watched for edges.
-    pub fn accept(&mut self) -> Option<(u32, BorrowedFd<'_>)> {
-        let (stream, _) = match self.listener.accept() {
+    /// Takes a waiting client.
+    pub fn accept(&mut self) -> Accepted<'_> {
+        let accepted = match self.listener.accept() {
             Err(error) if error.kind() != ErrorKind::WouldBlock && self.reserve.lend() => {
                 self.listener.accept()
             }
             accepted => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => match self.serve(stream) {
+                Some(number) => self.client(number),
+                None => {
+                    self.reserve.refill();
+                    Accepted::Nobody
+                }
+            },
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Accepted::Nobody,
+            Err(_) => {
+                self.reserve.refill();
+                Accepted::Exhausted
+            }
         }
-        .ok()?;
+    }
+
+    fn client(&self, number: u32) -> Accepted<'_> {
+        match self.clients.get(number as usize) {
+            Some(Some(client)) => Accepted::Client { number, fd: client.stream.as_fd() },
+            Some(None) | None => Accepted::Nobody,
+        }
+    }
+
+    /// Gives a client a number, if one is free.
+    fn serve(&mut self, stream: UnixStream) -> Option<u32> {
         stream.set_nonblocking(true).ok()?;
         let free = match self.clients.iter().position(Option::is_none) {
             Some(free) => free,
@@ -98,31 +133,36 @@ impl Control {
         };
         let slot = self.clients.get_mut(free)?;
         let client = Client { stream, input: Vec::new(), output: Vec::new(), written: 0 };
-        let fd = slot.insert(client).stream.as_fd();
-        Some((u32::try_from(free).ok()?, fd))
+        *slot = Some(client);
+        u32::try_from(free).ok()
+    }
+
+    /// Ends a client's connection; its descriptor may be the one held back.
+    pub fn forget(&mut self, number: u32) {
+        if let Some(slot) = self.clients.get_mut(number as usize) {
+            *slot = None;
+        }
+        self.reserve.refill();
     }
 
     /// Handles readiness of a client: writes what waits, gives the requests that arrived.
     pub fn on_ready(&mut self, number: u32) -> Vec<Request> {
-        let Some(slot) = self.clients.get_mut(number as usize) else { return Vec::new() };
-        let Some(client) = slot else { return Vec::new() };
+        let Some(Some(client)) = self.clients.get_mut(number as usize) else { return Vec::new() };
         let mut requests = Vec::new();
         if client.flush().is_err() || client.receive(&mut requests).is_err() {
-            *slot = None;
-            self.reserve.refill();
+            self.forget(number);
         }
         requests
     }
 
     /// Answers a client.
     pub fn reply(&mut self, number: u32, answer: &impl Serialize) {
-        let Some(slot) = self.clients.get_mut(number as usize) else { return };
-        let Some(client) = slot else { return };
+        let Some(Some(client)) = self.clients.get_mut(number as usize) else { return };
         let fits = client.output.len() - client.written < OUTPUT_MAX;
         let serialised = serde_json::to_writer(&mut client.output, answer).is_ok();
         client.output.push(b'\n');
         if !fits || !serialised || client.flush().is_err() {
-            *slot = None;
+            self.forget(number);
         }
     }
 }
@@ -218,7 +258,7 @@ mod tests {
         let path = folder.path().join("control");
         let mut control = Control::listen(&path).unwrap();
         let mut client = UnixStream::connect(&path).unwrap();
-        let (number, _) = control.accept().unwrap();
+        let Accepted::Client { number, .. } = control.accept() else { panic!("nobody came") };
         client.write_all(b"{\"get\":\"stats\"}\n{\"get\":").unwrap();
         assert_eq!(control.on_ready(number), [Request::Stats]);
         client.write_all(b"\"flows\"}\n").unwrap();

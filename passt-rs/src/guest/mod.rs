@@ -65,6 +65,10 @@ pub enum Link {
     Up,
     /// The guest's end went away; it may come back.
     Down,
+    /// The guest's end went away, and another is attached already.
+    Replaced,
+    /// The guest's end went away and cannot come back.
+    Gone,
 }
 
 /// Room for one frame towards the guest.

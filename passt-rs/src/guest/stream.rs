@@ -44,6 +44,8 @@ pub struct Stream {
     sent: usize,
     /// EPOLLOUT is asked for.
     waiting: bool,
+    /// Whoever waits at the listener cannot be turned away for want of a descriptor, and waits for the guest to leave.
+    paused: bool,
     link: Link,
 }
 
@@ -74,6 +76,7 @@ impl Stream {
             queued: 0,
             sent: 0,
             waiting: false,
+            paused: false,
             link: Link::Unchanged,
         }
     }
@@ -93,18 +96,39 @@ impl Stream {
                 continue;
             }
             self.connection = Some(stream);
-            self.link = Link::Up;
+            self.link = match self.link {
+                Link::Down | Link::Replaced => Link::Replaced,
+                Link::Unchanged | Link::Up | Link::Gone => Link::Up,
+            };
         }
         self.reserve.refill();
     }
 
     fn next_connection(&mut self) -> Option<UnixStream> {
+        if self.paused {
+            return None;
+        }
         let listener = self.listener.as_ref()?;
         match listener.accept() {
             Ok((stream, _)) => Some(stream),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(_) if self.reserve.lend() => listener.accept().ok().map(|(stream, _)| stream),
+            Err(_) if self.connection.as_ref().is_some_and(|connection| !is_closed(connection)) => {
+                self.pause(true);
+                None
+            }
             Err(_) => None,
+        }
+    }
+
+    /// Stops or goes on watching the listener.
+    fn pause(&mut self, pause: bool) {
+        let (Some((epoll, token)), Some(listener)) = (&self.registration, &self.listener) else { return };
+        let flags = if pause { epoll::EventFlags::empty() } else { epoll::EventFlags::IN };
+        if self.paused != pause
+            && epoll::modify(epoll, listener, epoll::EventData::new_u64(*token), flags).is_ok()
+        {
+            self.paused = pause;
         }
     }
 
@@ -119,6 +143,8 @@ impl Stream {
     fn disconnect(&mut self) {
         self.connection = None;
         self.link = Link::Down;
+        self.reserve.refill();
+        self.pause(false);
         (self.filled, self.parsed, self.queued, self.sent) = (0, 0, 0, 0);
         self.waiting = false;
     }
@@ -320,5 +346,28 @@ impl Guest for Stream {
         }
         (self.queued, self.sent) = (0, 0);
         self.wait_for_room(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_leaves_and_comes_back_at_once_was_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cable");
+        let mut stream = Stream::listen(UnixListener::bind(&path).unwrap()).unwrap();
+        let first = UnixStream::connect(&path).unwrap();
+        stream.on_event();
+        assert_eq!(stream.take_link(), Link::Up);
+        drop(first);
+        let second = UnixStream::connect(&path).unwrap();
+        stream.on_event();
+        assert_eq!(stream.take_link(), Link::Replaced);
+        assert_eq!(stream.take_link(), Link::Unchanged);
+        drop(second);
+        assert!(stream.receive().is_none());
+        assert_eq!(stream.take_link(), Link::Down);
     }
 }

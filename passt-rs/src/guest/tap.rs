@@ -45,7 +45,9 @@ pub struct Tap {
     /// One frame being built: virtio-net header, headers, payload.
     outgoing: Vec<u8>,
     offloads: Offloads,
-    /// Up once, at the start.
+    /// Where the device is watched, once attached.
+    epoll: Option<OwnedFd>,
+    /// Up once, at the start; gone once, when somebody deleted the device.
     link: Link,
 }
 
@@ -86,8 +88,18 @@ impl Tap {
             held: 0,
             outgoing: vec![0; VNET_HEADER_LEN + HEADERS_MAX + FRAME_MAX],
             offloads,
+            epoll: None,
             link: Link::Up,
         })
+    }
+
+    /// The device was deleted: it would stay ready with an error.
+    fn give_up(&mut self, error: rustix::io::Errno) {
+        if let Some(epoll) = self.epoll.take() {
+            let _ = epoll::delete(epoll, &self.fd);
+            tracing::info!("the tap is gone: {error}");
+            self.link = Link::Gone;
+        }
     }
 
     fn write(&self, slices: &[IoSlice<'_>]) -> Result<(), Full> {
@@ -105,6 +117,7 @@ impl Tap {
 impl Guest for Tap {
     fn attach(&mut self, epoll: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         epoll::add(epoll, &self.fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+        self.epoll = Some(epoll.try_clone_to_owned()?);
         Ok(())
     }
 
@@ -125,7 +138,11 @@ impl Guest for Tap {
             match rustix::io::read(&self.fd, &mut *buffer) {
                 Ok(len) => break len,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return None,
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::IO) => return None,
+                Err(error) => {
+                    self.give_up(error);
+                    return None;
+                }
             }
         };
         let (header, _) = buffer.split_first_chunk::<VNET_HEADER_LEN>()?;

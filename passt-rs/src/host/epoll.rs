@@ -49,6 +49,12 @@ impl Epoll {
         Ok(epoll::add(&self.fd, fd, EventData::new_u64(token), EventFlags::IN)?)
     }
 
+    /// Stops watching `fd`, which is watched for input, or starts again.
+    pub fn change_input(&self, fd: impl AsFd, token: u64, watch: bool) -> io::Result<()> {
+        let flags = if watch { EventFlags::IN } else { EventFlags::empty() };
+        Ok(epoll::modify(&self.fd, fd, EventData::new_u64(token), flags)?)
+    }
+
     /// Waits until something is ready, at most `timeout` (`None`: forever), and keeps the events.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         self.events.clear();

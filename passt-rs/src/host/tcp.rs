@@ -2,7 +2,8 @@
 //!
 //! Bytes towards the guest are peeked and stay in the kernel's queue until the guest acknowledged them, so
 //! they need no memory of ours and can be sent again. SO_PEEK_OFF (TCP since Linux 6.9) lets a peek start
-//! behind what was peeked before; older kernels copy the bytes in between into a scratch area instead.
+//! behind what was peeked before; older kernels copy the bytes in between into a scratch area instead. There a
+//! peek stops at the urgent mark, and only at the head of the queue it goes on behind it.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -28,6 +29,9 @@ pub struct Socket {
     /// Where the kernel's next peek starts, counted from the head of the receive queue. `None`: always at the
     /// head, since SO_PEEK_OFF was not needed yet.
     peek_at: Option<u32>,
+    /// Peeks from the head stop at the urgent mark, with more behind it: they go on when the guest acknowledged
+    /// what is before.
+    behind_mark: bool,
     /// Something was sent.
     used: bool,
     /// Options that only matter to a connection that lives on are set.
@@ -133,7 +137,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> Accepted {
 
 impl Socket {
     fn new(fd: OwnedFd) -> Self {
-        Self { fd, peek_at: None, used: false, settled: false }
+        Self { fd, peek_at: None, behind_mark: false, used: false, settled: false }
     }
 
     /// Sets what a connection needs that is more than one request: no delay of small segments, about which the
@@ -181,51 +185,66 @@ impl Socket {
     /// Copies bytes from `offset` of the receive queue on, which leaves them there. `scratch` receives what
     /// lies before on kernels without SO_PEEK_OFF and is `None` on others.
     pub fn peek(&mut self, offset: u32, buffer: &mut [u8], scratch: Option<&mut [u8]>) -> Peeked {
-        let skip = match &scratch {
-            None => {
-                if self.peek_at.unwrap_or(0) != offset && self.seek(offset).is_err() {
-                    return Peeked::Failed(Errno::INVAL);
-                }
-                0
-            }
-            Some(_) => offset as usize,
-        };
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let result = match scratch.and_then(|scratch| scratch.get_mut(..skip)) {
-            Some(before) if skip > 0 => {
-                let mut slices = [IoSliceMut::new(before), IoSliceMut::new(buffer)];
-                rustix::net::recvmsg(&self.fd, &mut slices, &mut RecvAncillaryBuffer::default(), flags)
-                    .map(|message| message.bytes)
-            }
-            Some(_) | None => rustix::net::recv(&self.fd, buffer, flags).map(|(bytes, _)| bytes),
-        };
-        match result {
-            // Without SO_PEEK_OFF the end shows as no more bytes than those skipped, as does an empty queue.
-            Ok(bytes) if skip > 0 && bytes <= skip => self.after_skipped(bytes),
-            Ok(0) => Peeked::End,
-            Ok(bytes) => {
-                let fresh = bytes - skip;
+        let skip = offset as usize;
+        if let Some(before) = scratch.and_then(|scratch| scratch.get_mut(..skip)) {
+            return self.peek_behind(before, buffer);
+        }
+        if self.peek_at.unwrap_or(0) != offset && self.seek(offset).is_err() {
+            return Peeked::Failed(Errno::INVAL);
+        }
+        match rustix::net::recv(&self.fd, buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((0, _)) => Peeked::End,
+            Ok((bytes, _)) => {
                 if let Some(peek_at) = &mut self.peek_at {
-                    *peek_at = offset + u32::try_from(fresh).unwrap_or(0);
+                    *peek_at = offset + u32::try_from(bytes).unwrap_or(0);
                 }
-                Peeked::Bytes(fresh)
+                Peeked::Bytes(bytes)
             }
-            Err(Errno::AGAIN | Errno::INTR) => Peeked::Empty,
-            Err(error) => Peeked::Failed(error),
+            Err(error) => peek_failed(error),
         }
     }
 
-    /// Nothing lies behind the skipped bytes: has the stream ended, or is more to come?
-    fn after_skipped(&self, _skipped: usize) -> Peeked {
+    /// Peeks from the head: `before` takes the bytes that are to be skipped.
+    fn peek_behind(&mut self, before: &mut [u8], buffer: &mut [u8]) -> Peeked {
+        let skip = before.len();
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        self.behind_mark = false;
+        for _ in 0..2 {
+            let mut slices = [IoSliceMut::new(before), IoSliceMut::new(buffer)];
+            let message =
+                rustix::net::recvmsg(&self.fd, &mut slices, &mut RecvAncillaryBuffer::default(), flags);
+            match message.map(|message| message.bytes) {
+                Ok(0) if skip == 0 => return Peeked::End,
+                Ok(bytes) if bytes > skip => return Peeked::Bytes(bytes - skip),
+                // The end shows as no more bytes than those skipped, as does an empty queue.
+                Ok(_) => match self.behind_skipped(skip) {
+                    Behind::More => {}
+                    Behind::Nothing(peeked) => return peeked,
+                },
+                Err(error) => return peek_failed(error),
+            }
+        }
+        // What came in between would have been found by the second peek: the first mark hides it.
+        self.behind_mark = true;
+        Peeked::Empty
+    }
+
+    /// A peek found no more than the `skip` bytes before: has the stream ended, or is more to come, or did more
+    /// come meanwhile?
+    fn behind_skipped(&self, skip: usize) -> Behind {
         let mut polled = [rustix::event::PollFd::new(&self.fd, rustix::event::PollFlags::RDHUP)];
         let none = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-        match rustix::event::poll(&mut polled, Some(&none)) {
-            Ok(ready) if ready > 0 => match self.take_error() {
-                Ok(()) => Peeked::End,
-                Err(error) => Peeked::Failed(error),
-            },
-            Ok(_) | Err(_) => Peeked::Empty,
+        let ended = rustix::event::poll(&mut polled, Some(&none)).is_ok_and(|ready| ready > 0);
+        // In this order: nothing follows the end, so what is unread now is all there will be.
+        let unread = rustix::io::ioctl_fionread(&self.fd).unwrap_or(0);
+        if unread > skip as u64 {
+            return Behind::More;
         }
+        Behind::Nothing(match self.take_error() {
+            _ if !ended => Peeked::Empty,
+            Ok(()) => Peeked::End,
+            Err(error) => Peeked::Failed(error),
+        })
     }
 
     fn seek(&mut self, offset: u32) -> Result<(), Errno> {
@@ -251,6 +270,11 @@ impl Socket {
         if let Some(peek_at) = &mut self.peek_at {
             *peek_at = peek_at.saturating_sub(gone);
         }
+        if self.behind_mark && gone > 0 {
+            self.behind_mark = false;
+            // Raises an edge for bytes that are queued already (Linux 4.18): they may be peeked now.
+            let _ = sys::set_int(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1);
+        }
         gone
     }
 
@@ -271,9 +295,56 @@ impl AsFd for Socket {
     }
 }
 
+/// What lies behind the bytes that a peek skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    Nothing(Peeked),
+    /// More than the peek showed.
+    More,
+}
+
+fn peek_failed(error: Errno) -> Peeked {
+    match error {
+        Errno::AGAIN | Errno::INTR => Peeked::Empty,
+        error => Peeked::Failed(error),
+    }
+}
+
 /// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
 const LISTEN_BACKLOG: i32 = 4096;
 
 fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::INVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// A socket of ours, and a peer that sent `bytes` and its FIN, all of which arrived.
+    fn ended(bytes: &[u8]) -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let Accepted::Connection { socket, .. } = accept(listener.as_fd()) else { panic!("nobody came") };
+        peer.write_all(bytes).unwrap();
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut polled = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::RDHUP)];
+        rustix::event::poll(&mut polled, None).unwrap();
+        (socket, peer)
+    }
+
+    #[test]
+    fn bytes_that_came_with_the_end_after_a_peek_are_not_the_end() {
+        let (mut socket, _peer) = ended(b"seen and unseen");
+        // As if the peek before had found four bytes only.
+        assert_eq!(socket.behind_skipped(4), Behind::More);
+        assert_eq!(socket.behind_skipped(15), Behind::Nothing(Peeked::End));
+        let (mut buffer, mut scratch) = ([0; 64], [0; 64]);
+        assert_eq!(socket.peek(4, &mut buffer, Some(&mut scratch)), Peeked::Bytes(11));
+        assert_eq!(&buffer[..11], b" and unseen");
+        assert_eq!(socket.peek(15, &mut buffer, Some(&mut scratch)), Peeked::End);
+    }
 }

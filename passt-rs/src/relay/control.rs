@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::control::Request;
+use crate::control::{Accepted, Request};
 use crate::guest::Guest;
 use crate::stats::{FlowReport, Snapshot, drops_by_name};
 
@@ -22,10 +22,15 @@ struct Failure<'a> {
 impl<G: Guest> Relay<G> {
     pub(super) fn on_control_connection(&mut self) {
         let Some(control) = &mut self.control else { return };
-        if let Some((client, fd)) = control.accept()
-            && let Err(error) = self.core.epoll.watch_edges(fd, Token::ControlClient(client).pack())
-        {
-            tracing::warn!("cannot serve a control client: {error}");
+        match control.accept() {
+            Accepted::Client { number, fd } => {
+                if let Err(error) = self.core.epoll.watch_edges(fd, Token::ControlClient(number).pack()) {
+                    tracing::warn!("cannot serve a control client: {error}");
+                    control.forget(number);
+                }
+            }
+            Accepted::Nobody => {}
+            Accepted::Exhausted => self.pause(Token::Control),
         }
     }
 

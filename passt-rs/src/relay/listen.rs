@@ -10,6 +10,7 @@ use crate::transport::tcp::Connection;
 
 use super::Relay;
 use super::tcp::{Initiator, TcpFlow};
+use super::token::Token;
 
 /// Connections accepted from one listener before others get their turn.
 const ACCEPT_BATCH: usize = 64;
@@ -52,7 +53,10 @@ impl<G: Guest> Relay<G> {
                 Accepted::Connection { socket, peer } => self.on_accepted(socket, peer, guest_port),
                 Accepted::Nothing => return,
                 Accepted::Exhausted => {
-                    self.refuse_one(index);
+                    if !self.refuse_one(index) {
+                        self.pause(Token::Listener(index));
+                        return;
+                    }
                 }
                 Accepted::Failed(error) => {
                     tracing::warn!("accept: {error}");
@@ -102,14 +106,17 @@ impl<G: Guest> Relay<G> {
     }
 
     /// No descriptor is left for a waiting connection: give up the spare one for a moment, so that the peer
-    /// is refused at once instead of waiting, and the listener does not spin.
-    fn refuse_one(&mut self, index: u32) {
-        self.core.tcp.refused_at_limit_total += 1;
-        let Some(listener) = self.listening.get(index as usize) else { return };
+    /// is refused at once instead of waiting. `false`: nobody was refused, as even that was not possible.
+    fn refuse_one(&mut self, index: u32) -> bool {
+        let Some(listener) = self.listening.get(index as usize) else { return false };
         self.core.reserve.lend();
-        if let Accepted::Connection { socket, .. } = accept(listener.fd()) {
+        let accepted = accept(listener.fd());
+        let refused = matches!(accepted, Accepted::Connection { .. });
+        if let Accepted::Connection { socket, .. } = accepted {
+            self.core.tcp.refused_at_limit_total += 1;
             socket.reset();
         }
         self.core.reserve.refill();
+        refused
     }
 }

@@ -11,6 +11,7 @@ mod from_guest;
 mod connectionless;
 mod listen;
 mod patience;
+mod paused;
 mod forwarded;
 mod tcp;
 mod udp;
@@ -26,6 +27,8 @@ mod spill;
 mod control;
 mod core;
 mod token;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -47,6 +50,7 @@ use self::core::{Core, Fate};
 use echo::EchoFlow;
 pub use listen::{Listening, Proto};
 use patience::Patience;
+use paused::Paused;
 use tcp::TcpFlow;
 use token::Token;
 use udp::UdpFlow;
@@ -107,6 +111,7 @@ pub struct Relay<G> {
     flows: Table<Flow>,
     listening: Vec<Listening>,
     control: Option<Control>,
+    paused: Paused,
     /// Open for as long as we serve: readable means stop.
     _stop: Option<OwnedFd>,
     one_off: bool,
@@ -138,6 +143,7 @@ impl<G: Guest> Relay<G> {
             flows,
             listening,
             control,
+            paused: Paused::default(),
             _stop: stop,
             one_off,
             patience: Patience::default(),
@@ -145,7 +151,7 @@ impl<G: Guest> Relay<G> {
         })
     }
 
-    /// Serves until asked to stop, or, one-off, until the guest's end is closed.
+    /// Serves until asked to stop, or the guest's end is gone for good; one-off, also until it is closed.
     pub fn run(&mut self) -> io::Result<()> {
         self.on_link();
         loop {
@@ -184,6 +190,7 @@ impl<G: Guest> Relay<G> {
             .into_iter()
             .chain(self.core.announcements_due())
             .chain(self.core.delayed_due())
+            .chain(self.paused.due(self.core.now))
             .min()
     }
 
@@ -233,6 +240,7 @@ impl<G: Guest> Relay<G> {
             }
         }
         self.core.announce_periodically();
+        self.resume_paused();
     }
 
     /// Settles each flow that something happened to, and those whose turn was over before they were done.
@@ -283,6 +291,16 @@ impl<G: Guest> Relay<G> {
                 tracing::info!("the guest's end of the cable was closed");
                 if self.one_off { Turn::Stop } else { Turn::Go }
             }
+            Link::Replaced => {
+                tracing::info!("the guest's end of the cable was closed and connected again");
+                if self.one_off {
+                    return Turn::Stop;
+                }
+                self.core.on_link_up();
+                self.core.cable.guest.flush();
+                Turn::Go
+            }
+            Link::Gone => Turn::Stop,
         }
     }
 

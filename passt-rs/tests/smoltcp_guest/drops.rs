@@ -15,7 +15,8 @@ use crate::support::guest::MAC;
 use crate::support::host::{accept, listen};
 use crate::support::lab::{GATEWAY4, GUEST4, Lab, OUR_MAC, Options, PEER4, with};
 
-/// Not reachable through this transport: it has no virtio-net header that could name a segmentation.
+/// Not reachable through this transport: it has no virtio-net header that could name a segmentation. The relay's
+/// own tests reach it.
 const ELSEWHERE: [DropReason; 1] = [DropReason::Offload];
 
 const PORT: u16 = 9;

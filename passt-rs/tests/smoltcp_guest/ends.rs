@@ -366,7 +366,16 @@ fn both_ends_stop_reading_and_resume() {
 /// RFC 6093 6: urgent bytes are bytes, and a read that stops at their mark loses nothing behind it.
 #[test]
 fn urgent_data_of_the_host_is_ordinary() {
-    with(Options::default(), |lab| {
+    urgent_data_is_ordinary(false);
+}
+
+#[test]
+fn urgent_data_of_the_host_is_ordinary_to_an_old_kernel() {
+    urgent_data_is_ordinary(true);
+}
+
+fn urgent_data_is_ordinary(old_kernel: bool) {
+    with(Options { old_kernel, ..Options::default() }, |lab| {
         let (listener, address) = listen(PEER4);
         let handle = lab.guest.connected(address, 64 << 10);
         let stream = accept(&listener);

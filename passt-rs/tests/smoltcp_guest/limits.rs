@@ -1,12 +1,16 @@
 //! At each limit new work is refused at once, and old work goes on.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::time::Duration;
 
 use passt_rs::relay::Limits;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
 use smoltcp::socket::tcp::State;
 
 use crate::support::host::{self, accept, listen, patient};
@@ -61,7 +65,7 @@ fn beyond_the_half_open_limit_a_peer_is_reset() {
         let limits = Limits { half_open: 2, ..Limits::default() };
         let mut lab = Lab::new(Options { limits, ..Options::default() }, vec![listening]);
         let handle = lab.guest.listen(80, 4096);
-        lab.guest.idle(std::time::Duration::from_millis(20));
+        lab.guest.idle(Duration::from_millis(20));
         lab.guest.cable.frozen = true;
         let _waiting: Vec<_> = (0..2).map(|_| TcpStream::connect((PEER4, port)).unwrap()).collect();
         let mut refused = patient(TcpStream::connect((PEER4, port)).unwrap());
@@ -128,6 +132,8 @@ fn descriptors() {
     assert!(is_reset(&mut refused));
     drop(refused);
 
+    clients_wait_without_work(&lab, &mut reserve);
+
     // `exchange` duplicates its socket.
     let peer = host::exchange(stream, 1 << 20);
     lab.guest.exchange(old, 1 << 20, 1 << 20);
@@ -137,4 +143,36 @@ fn descriptors() {
     assert_eq!(lab.counter(&["drops", "flow_limit"]), 1);
     assert!(lab.counter(&["tcp", "refused_at_limit_total"]) >= 2);
     lab.guest.connected(address, 2048);
+}
+
+/// The first control client is served with the descriptor that was held back, the second when the first has left.
+fn clients_wait_without_work(lab: &Lab, reserve: &mut Vec<File>) {
+    // Sockets first: the relay shares the descriptors of this process.
+    reserve.truncate(reserve.len() - 2);
+    let clients = [(); 2].map(|()| socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap());
+    reserve.extend(std::iter::from_fn(|| File::open("/dev/null").ok()));
+    let [first, second] = clients.map(|client| {
+        connect(&client, &SocketAddrUnix::new(lab.control_path()).unwrap()).unwrap();
+        let client = UnixStream::from(client);
+        asks(&client);
+        client
+    });
+    first.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert!(is_answered(&first));
+    let before = clock_gettime(ClockId::ProcessCPUTime);
+    second.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    assert!(!is_answered(&second), "with what descriptor?");
+    let spent = clock_gettime(ClockId::ProcessCPUTime) - before;
+    assert!((spent.tv_sec, spent.tv_nsec) < (0, 100_000_000), "the relay does not sleep: {spent:?}");
+    drop(first);
+    second.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert!(is_answered(&second));
+}
+
+fn asks(mut client: &UnixStream) {
+    client.write_all(b"{\"get\":\"stats\"}\n").unwrap();
+}
+
+fn is_answered(mut client: &UnixStream) -> bool {
+    client.read(&mut [0]).is_ok_and(|bytes| bytes == 1)
 }

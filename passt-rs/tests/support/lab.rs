@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::JoinHandle;
 
@@ -116,6 +116,10 @@ impl Lab {
         let cable = Cable::connect(&cable_path, options.mtu, options.faults, options.seed);
         let guest = Guest::new(cable, control.clone());
         Self { guest, control, cable_path, folder, stop: Some(stop), relay: Some(relay) }
+    }
+
+    pub fn control_path(&self) -> &Path {
+        &self.control
     }
 
     pub fn stats(&self) -> Value {

@@ -1,8 +1,8 @@
 //! passt-rs on a tap, with a real kernel as the guest, between real sockets: what unit tests cannot show.
 //!
 //! To tell a fault of ours from a fault of the test, `SLUICE_TAP_TRANSLATOR=none` connects the guest to the world's
-//! veth itself (then all but the tests of port forwarding pass), and `SLUICE_TAP_TRANSLATOR=/usr/bin/pasta` puts
-//! passt's pasta in our place.
+//! veth itself (then all pass but the tests of port forwarding, and of how we end and what we capture), and
+//! `SLUICE_TAP_TRANSLATOR=/usr/bin/pasta` puts passt's pasta in our place.
 #![expect(
     clippy::tests_outside_test_module,
     clippy::unwrap_used,
@@ -16,3 +16,5 @@ mod connections;
 mod ports;
 mod datagrams;
 mod crowds;
+mod ends;
+mod capture;

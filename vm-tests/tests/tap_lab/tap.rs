@@ -1,5 +1,6 @@
 //! The fixture: a lab with a translator in its pod whose tap is the guest's NIC.
 
+use std::ffi::OsStr;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -37,12 +38,15 @@ impl Tap {
         Self::start_with_ports(variant, PORTS, PORTS)
     }
 
-    /// Starts, and returns once the guest has its addresses and routes.
     pub(crate) fn start_with_ports(variant: Variant, tcp: &str, udp: &str) -> Self {
-        let lab = Lab::new(variant).unwrap();
+        Self::start_in(Lab::new(variant).unwrap(), tcp, udp, &[])
+    }
+
+    /// Starts with more options, and returns once the guest has its addresses and routes.
+    pub(crate) fn start_in(lab: Lab, tcp: &str, udp: &str, more: &[&OsStr]) -> Self {
         let mut translator = match StandIn::chosen() {
             Some(StandIn::Nothing) => connect_directly(&lab),
-            chosen => start_translator(&lab, chosen, tcp, udp),
+            chosen => start_translator(&lab, chosen, (tcp, udp), more),
         };
         let mut ended = false;
         wait_for(LIMIT, "addresses and routes in the guest", || {
@@ -133,7 +137,12 @@ impl StandIn {
     }
 }
 
-fn start_translator(lab: &Lab, stand_in: Option<StandIn>, tcp: &str, udp: &str) -> Child {
+fn start_translator(
+    lab: &Lab,
+    stand_in: Option<StandIn>,
+    (tcp, udp): (&str, &str),
+    more: &[&OsStr],
+) -> Child {
     let mut command = lab.pod().command("prlimit");
     command.arg("--nofile=20000:20000");
     if let Some(StandIn::Pasta(path)) = stand_in {
@@ -143,7 +152,7 @@ fn start_translator(lab: &Lab, stand_in: Option<StandIn>, tcp: &str, udp: &str) 
     }
     command.args(["-f", "-I", "tap0", "--config-net", "--no-map-gw"]);
     command.args(["-m", &lab.variant().mtu().to_string(), "-t", tcp, "-u", udp]);
-    command.arg("--netns").arg(lab.guest().path());
+    command.arg("--netns").arg(lab.guest().path()).args(more);
     lab.spawn("translator", command).unwrap()
 }
 
