@@ -12,6 +12,7 @@ mod connectionless;
 mod listen;
 mod forwarded;
 mod tcp;
+mod pump;
 mod udp;
 mod echo;
 mod queue;
