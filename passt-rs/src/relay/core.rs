@@ -93,6 +93,8 @@ pub(super) struct Core<G> {
     pub(super) batch: Batch,
     /// Flows to settle this turn; each knows whether it is listed.
     pub(super) later: Vec<FlowId>,
+    /// The list of the turn before, empty between turns.
+    pub(super) settling: Vec<FlowId>,
     /// Flows whose acknowledgment waits for an answer to carry it, and until when; soonest first.
     delayed: VecDeque<(FlowId, Instant)>,
     /// Flows that wait for room at the guest's end.
@@ -144,6 +146,7 @@ impl<G: Guest> Core<G> {
             queued: Vec::new(),
             batch: Batch::new(),
             later: Vec::new(),
+            settling: Vec::new(),
             delayed: VecDeque::new(),
             blocked: Vec::new(),
             datagram_flows: 0,

@@ -12,7 +12,7 @@ use crate::host::epoll::Ready;
 use crate::host::tcp::{Sent, Socket};
 use crate::stats::FlowReport;
 use crate::time::Instant;
-use crate::transport::tcp::{Connection, Event, Outbound, Phase, Take, TimerEvent};
+use crate::transport::tcp::{Connection, Event, Inbound, Outbound, Phase, Take, TimerEvent};
 use crate::wire::tcp::{Segment, Seq};
 
 use super::core::{Core, Fate};
@@ -347,6 +347,15 @@ impl TcpFlow {
         if core.wheel.deadline(id.index()).is_none_or(|armed| deadline < armed) {
             core.wheel.set(id.index(), deadline);
         }
+    }
+
+    /// We end before the connection does. The guest is told if its end has room. The peer is unless all it is to
+    /// hear is the kernel's already: a reset would take that back.
+    pub(super) fn abandon<G: Guest>(mut self, core: &mut Core<G>, key: &Key) {
+        self.send_reset(core, key);
+        let is_delivered = self.connection.closing().0 == Inbound::Shut && self.connection.in_flight() == 0;
+        let fate = if is_delivered { Fate::Finished } else { Fate::ResetHost };
+        self.end(core, key, fate);
     }
 
     /// Lets go of everything the flow holds.

@@ -271,6 +271,44 @@ fn a_host_that_stops_reading_stops_the_guest_and_resumes() {
 }
 
 #[test]
+fn a_relay_that_ends_resets_both_ends_of_what_is_not_complete() {
+    with(Options::default(), |lab| {
+        let (listener, address) = listen(PEER4);
+        let handle = lab.guest.connected(address, 256 << 10);
+        let mut stream = accept(&listener);
+        let mut sent = 0;
+        until_still(lab, handle, &mut sent, 64 * MIB);
+        assert!(lab.counter(&["spill_bytes"]) > 0);
+        lab.stop().unwrap();
+        lab.guest.until_state(handle, State::Closed);
+        let mut buffer = vec![0; 1 << 20];
+        let end = loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => panic!("a short stream looks complete"),
+                Ok(_) => {}
+                Err(error) => break error.kind(),
+            }
+        };
+        assert_eq!(end, ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn a_relay_that_ends_takes_nothing_back_that_is_complete() {
+    with(Options::default(), |lab| {
+        let (listener, address) = listen(PEER4);
+        let handle = lab.guest.connected(address, 64 << 10);
+        let mut stream = accept(&listener);
+        assert_eq!(lab.guest.send_some(handle, 0, 50_000), 50_000);
+        lab.guest.socket(handle).close();
+        lab.until_flow("from_guest=Shut");
+        lab.stop().unwrap();
+        lab.guest.until_state(handle, State::Closed);
+        assert_eq!(host::read_all(&mut stream, 1), 50_000);
+    });
+}
+
+#[test]
 fn a_guest_that_stops_reading_stops_the_host_and_resumes() {
     with(Options::default(), |lab| {
         let (listener, address) = listen(PEER4);

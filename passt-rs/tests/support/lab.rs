@@ -164,11 +164,18 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// Asks the relay to end, as SIGTERM does, and waits for it.
+    pub fn stop(&mut self) -> std::thread::Result<()> {
+        self.guest.cable.may_end = true;
+        self.stop = None; // Readable: the other end closed.
+        self.relay.take().map_or(Ok(()), JoinHandle::join)
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
-        self.stop = None; // Readable: the other end closed.
-        let relay = self.relay.take().unwrap().join();
-        if let Err(panic) = relay
+        if let Err(panic) = self.stop()
             && !std::thread::panicking()
         {
             std::panic::resume_unwind(panic);
