@@ -33,8 +33,10 @@ pub struct TcpCounters {
     pub retransmits_total: u64,
     /// Bytes that waited in the spill for the host's socket.
     pub spilled_bytes_total: u64,
-    /// Connections refused because descriptors, flows or half-open places were exhausted.
+    /// Connections refused because descriptors or flows were exhausted.
     pub refused_at_limit_total: u64,
+    /// Half-open connections reset because a newer one took their place.
+    pub half_open_evicted_total: u64,
 }
 
 /// UDP since start.

@@ -30,7 +30,8 @@ pub struct Limits {
     /// Of these, UDP and echo: each holds a descriptor for half a minute at least, and whatever a guest sends
     /// there must not take those that TCP needs.
     pub datagram_flows: usize,
-    /// Accepted connections that the guest did not answer yet.
+    /// Accepted connections that the guest did not answer yet. One more takes the place of the oldest: a guest
+    /// that is alive answers soon, so the oldest is the least likely to be of use.
     pub half_open: usize,
     /// Memory for bytes that host sockets do not take, all flows together.
     pub spill_bytes: usize,
@@ -107,6 +108,8 @@ pub(super) struct Core<G> {
     resumed: u64,
     /// Accepted connections that the guest did not answer yet.
     pub(super) half_open: usize,
+    /// These, oldest first, among others that are no longer; twice the limit at most.
+    pub(super) half_open_order: VecDeque<FlowId>,
     /// Peeks can start behind the head of a queue; otherwise `scratch` takes what lies before.
     pub(super) has_peek_offset: bool,
     pub(super) scratch: Vec<u8>,
@@ -153,6 +156,7 @@ impl<G: Guest> Core<G> {
             blocked_notes: Vec::new(),
             resumed: 0,
             half_open: 0,
+            half_open_order: VecDeque::new(),
             has_peek_offset,
             scratch: if has_peek_offset { Vec::new() } else { vec![0; tcp::SKIP_MAX] },
             reply: Vec::new(),

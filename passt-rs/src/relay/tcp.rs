@@ -84,6 +84,11 @@ impl TcpFlow {
         }
     }
 
+    /// Accepted, and not answered by the guest.
+    pub(super) fn is_half_open(&self) -> bool {
+        self.initiator == Initiator::Host && self.connection.phase() == Phase::SynSent
+    }
+
     pub(super) fn socket(&self) -> &Socket {
         &self.socket
     }
@@ -363,7 +368,7 @@ impl TcpFlow {
         if let Some(queue) = self.queue {
             core.spill.close(queue);
         }
-        if self.initiator == Initiator::Host && self.connection.phase() == Phase::SynSent {
+        if self.is_half_open() {
             core.half_open = core.half_open.saturating_sub(1);
         }
         if fate == Fate::ResetHost {

@@ -55,26 +55,67 @@ fn beyond_the_flow_limit_a_peer_is_reset() {
 }
 
 #[test]
-fn beyond_the_half_open_limit_a_peer_is_reset() {
+fn beyond_the_half_open_limit_the_oldest_gives_way() {
     in_namespace(|| {
         let (listening, port) = forward(80);
         let limits = Limits { half_open: 2, ..Limits::default() };
         let mut lab = Lab::new(Options { limits, ..Options::default() }, vec![listening]);
-        let handle = lab.guest.listen(80, 4096);
+        let handles: Vec<_> = (0..8).map(|_| lab.guest.listen(80, 4096)).collect();
         lab.guest.idle(std::time::Duration::from_millis(20));
         lab.guest.cable.frozen = true;
-        let _waiting: Vec<_> = (0..2).map(|_| TcpStream::connect((PEER4, port)).unwrap()).collect();
-        let mut refused = patient(TcpStream::connect((PEER4, port)).unwrap());
-        assert!(is_reset(&mut refused));
+        let connect = || patient(TcpStream::connect((PEER4, port)).unwrap());
+        let mut waiting: Vec<_> = (0..7).map(|_| connect()).collect();
+        for evicted in &mut waiting[..5] {
+            assert!(is_reset(evicted));
+        }
         assert_eq!(lab.counter(&["half_open"]), 2);
+        assert_eq!(lab.counter(&["tcp", "half_open_evicted_total"]), 5);
+        assert_eq!(lab.counter(&["tcp", "refused_at_limit_total"]), 0);
         lab.guest.cable.frozen = false;
-        lab.guest.until_open(handle);
-        // One of the two that waited was taken, the other refused by the guest: there is room again.
         lab.until_counter(&["half_open"], 0);
-        let mut late = TcpStream::connect((PEER4, port)).map(patient).unwrap();
-        lab.until_counter(&["tcp", "from_host_total"], 3);
+        for stream in waiting.drain(5..) {
+            let end = stream.local_addr().unwrap();
+            let peer = host::exchange(stream, 1000);
+            let taken = lab.guest.until("its socket", |guest| {
+                handles
+                    .iter()
+                    .copied()
+                    .find(|handle| guest.state(*handle) != State::Listen && guest.remote(*handle) == end)
+            });
+            lab.guest.exchange(taken, 1000, 1000);
+            assert_eq!(peer.join().unwrap(), 1000);
+        }
+        lab.until_no_flows();
+    });
+}
+
+/// Ids of connections that opened are forgotten, and the limit still holds.
+#[test]
+fn connections_that_opened_are_not_the_oldest_half_open_ones() {
+    in_namespace(|| {
+        let (listening, port) = forward(80);
+        let limits = Limits { half_open: 2, ..Limits::default() };
+        let mut lab = Lab::new(Options { limits, ..Options::default() }, vec![listening]);
+        let connect = || patient(TcpStream::connect((PEER4, port)).unwrap());
+        let mut open = Vec::new();
+        for _ in 0..6 {
+            let handle = lab.guest.listen(80, 4096);
+            lab.guest.turn();
+            let stream = connect();
+            lab.guest.until_open(handle);
+            open.push((handle, stream));
+        }
         lab.until_counter(&["half_open"], 0);
-        assert!(is_reset(&mut late), "by the guest, whose one socket is taken");
+        lab.guest.cable.frozen = true;
+        let mut waiting: Vec<_> = (0..3).map(|_| connect()).collect();
+        assert!(is_reset(&mut waiting[0]));
+        assert_eq!(lab.counter(&["tcp", "half_open_evicted_total"]), 1);
+        lab.guest.cable.frozen = false;
+        for (handle, stream) in open {
+            let peer = host::exchange(stream, 1000);
+            lab.guest.exchange(handle, 1000, 1000);
+            assert_eq!(peer.join().unwrap(), 1000);
+        }
     });
 }
 
