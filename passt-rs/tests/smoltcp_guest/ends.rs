@@ -163,6 +163,7 @@ fn an_abort_of_the_host_is_a_reset_for_the_guest() {
         abort(accept(&listener));
         lab.guest.until_state(handle, State::Closed);
         lab.until_no_flows();
+        assert_eq!(lab.counter(&["tcp", "resets_to_guest_total"]), 1);
     });
 }
 
@@ -257,6 +258,7 @@ fn a_host_that_stops_reading_stops_the_guest_and_resumes() {
         until_still(lab, handle, &mut sent, total);
         assert!(sent < total, "somebody buffers without bound");
         assert!(lab.counter(&["spill_bytes"]) > 0);
+        assert!(lab.counter(&["tcp", "spilled_bytes_total"]) > 0);
         let reader = std::thread::spawn(move || host::read_all(&mut stream, 1));
         lab.guest.until("the rest to go", |guest| {
             sent += guest.send_some(handle, sent, total);
