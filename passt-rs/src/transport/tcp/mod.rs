@@ -100,6 +100,9 @@ pub struct Connection {
     last_heard: Instant,
 }
 
+// A flow's state can be copied, kept and thrown away without effect on anything else.
+const _: () = assert!(!std::mem::needs_drop::<Connection>());
+
 /// What a segment from the guest asks of the relay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Input {
@@ -367,9 +370,11 @@ impl Connection {
         self.receive.spilled()
     }
 
-    /// The window we may still grow to, lowered while memory is short; what was promised stays promised.
+    /// The window we may still grow to, lowered while memory is short; what was promised stays promised. 0: there
+    /// is no memory, and the socket takes nothing. Then the window is announced as closed when the same bytes were
+    /// refused again and again (RFC 9293 3.8.6 advises against that; the alternative is a guest that gives up).
     pub fn set_capacity(&mut self, capacity: u32) {
-        self.receive.set_capacity(capacity);
+        self.ack_due |= self.receive.set_capacity(capacity, u32::from(self.send.mss()));
     }
 
     /// The guest's FIN arrived, all before it is in the host's socket, and the socket is to be shut.
