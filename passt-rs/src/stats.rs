@@ -93,6 +93,9 @@ pub struct Snapshot {
     /// Memory for bytes that host sockets did not take yet.
     pub spill_bytes: usize,
     pub spill_limit_bytes: usize,
+    /// Bytes sent to the guest that it did not acknowledge; they lie in the kernel's queues.
+    pub retained_bytes: u64,
+    pub retained_limit_bytes: u64,
     pub drops: Map<String, Value>,
 }
 

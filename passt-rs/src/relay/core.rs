@@ -37,6 +37,9 @@ pub struct Limits {
     pub spill_bytes: usize,
     /// The same for one flow; also the largest window it is offered.
     pub spill_per_flow_bytes: u32,
+    /// Bytes sent to the guest that it did not acknowledge, all flows together. They lie in the kernel's receive
+    /// queues, which we keep from being emptied. Beyond, a flow may have one frame in flight.
+    pub retained_bytes: u64,
     /// Memory for fragments of incomplete datagrams.
     pub reassembly_bytes: usize,
 }
@@ -49,6 +52,7 @@ impl Default for Limits {
             half_open: 1024,
             spill_bytes: 64 << 20,
             spill_per_flow_bytes: 512 << 10,
+            retained_bytes: 256 << 20,
             reassembly_bytes: 1 << 20,
         }
     }
@@ -110,6 +114,8 @@ pub(super) struct Core<G> {
     pub(super) half_open: usize,
     /// These, oldest first, among others that are no longer; twice the limit at most.
     pub(super) half_open_order: VecDeque<FlowId>,
+    /// Sum of what flows sent to the guest and it did not acknowledge.
+    pub(super) retained_bytes: u64,
     /// Peeks can start behind the head of a queue; otherwise `scratch` takes what lies before.
     pub(super) has_peek_offset: bool,
     pub(super) scratch: Vec<u8>,
@@ -157,6 +163,7 @@ impl<G: Guest> Core<G> {
             resumed: 0,
             half_open: 0,
             half_open_order: VecDeque::new(),
+            retained_bytes: 0,
             has_peek_offset,
             scratch: if has_peek_offset { Vec::new() } else { vec![0; tcp::SKIP_MAX] },
             reply: Vec::new(),
@@ -165,10 +172,19 @@ impl<G: Guest> Core<G> {
         }
     }
 
-    /// The window a flow may be offered now.
-    pub(super) fn capacity(&self) -> u32 {
+    /// The window a flow may be offered now; `full`: its socket takes nothing, so all of it may end up in the spill.
+    pub(super) fn capacity(&self, full: bool) -> u32 {
         let most = self.settings.limits.spill_per_flow_bytes;
+        if full && self.spill.is_exhausted() {
+            return 0;
+        }
         if self.spill.is_short() { most.min(SHORT_CAPACITY) } else { most }
+    }
+
+    /// Whether a flow that retains `own` bytes may send the guest new ones. One without any always may: its
+    /// acknowledgments are what brings it back here.
+    pub(super) fn may_retain_more(&self, own: u32) -> bool {
+        own == 0 || self.retained_bytes < self.settings.limits.retained_bytes
     }
 
     /// Lets the acknowledgment of `id` wait for an answer.

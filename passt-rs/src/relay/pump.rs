@@ -28,7 +28,8 @@ impl TcpFlow {
         for _ in 0..PUMP_FRAMES {
             let skippable =
                 core.has_peek_offset || self.connection.in_flight() as usize + max as usize <= SKIP_MAX;
-            let Some(plan) = self.connection.plan(core.now, self.readable && skippable, max) else {
+            let more = self.readable && skippable && core.may_retain_more(self.retained);
+            let Some(plan) = self.connection.plan(core.now, more, max) else {
                 return Ok(());
             };
             let (seq, len) = match plan {
@@ -78,6 +79,8 @@ impl TcpFlow {
                 core.tcp.retransmits_total += u64::from(*again);
                 if !again {
                     self.to_guest_bytes += sent as u64;
+                    self.retained += clamp(sent);
+                    core.retained_bytes += sent as u64;
                     // Less than asked for: the queue is read to its last byte, and a later one raises a new
                     // edge. An end that came with these bytes does not.
                     self.readable &= sent == asked || self.ended;

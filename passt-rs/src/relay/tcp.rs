@@ -29,6 +29,8 @@ pub(super) struct TcpFlow {
     pub(super) head: Seq,
     /// Bytes from `head` that the guest acknowledged and that are still in the queue.
     acked: u32,
+    /// Bytes sent to the guest that it did not acknowledge.
+    pub(super) retained: u32,
     /// Bytes from the guest that the socket did not take yet.
     queue: Option<QueueId>,
     /// The socket may have bytes or an end that were not seen yet.
@@ -70,6 +72,7 @@ impl TcpFlow {
             initiator,
             head: isn + 1,
             acked: 0,
+            retained: 0,
             queue: None,
             readable: false,
             ended: false,
@@ -126,6 +129,8 @@ impl TcpFlow {
             None => {}
         }
         self.acked += input.acked;
+        self.retained -= input.acked;
+        core.retained_bytes -= u64::from(input.acked);
         if let Some(take) = input.take
             && self.take(core, place, payload.start, &take).is_err()
         {
@@ -288,7 +293,7 @@ impl TcpFlow {
             self.acked -= gone;
             self.head += gone;
         }
-        self.connection.set_capacity(core.capacity());
+        self.connection.set_capacity(core.capacity(self.full));
         if self.pump(core, id, key).is_err() {
             self.send_reset(core, key);
             return Fate::ResetHost;
@@ -365,6 +370,7 @@ impl TcpFlow {
 
     /// Lets go of everything the flow holds.
     pub(super) fn end<G: Guest>(self, core: &mut Core<G>, key: &Key, fate: Fate) {
+        core.retained_bytes -= u64::from(self.retained);
         if let Some(queue) = self.queue {
             core.spill.close(queue);
         }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use passt_rs::relay::Limits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -61,7 +62,7 @@ fn beyond_the_half_open_limit_the_oldest_gives_way() {
         let limits = Limits { half_open: 2, ..Limits::default() };
         let mut lab = Lab::new(Options { limits, ..Options::default() }, vec![listening]);
         let handles: Vec<_> = (0..8).map(|_| lab.guest.listen(80, 4096)).collect();
-        lab.guest.idle(std::time::Duration::from_millis(20));
+        lab.guest.idle(Duration::from_millis(20));
         lab.guest.cable.frozen = true;
         let connect = || patient(TcpStream::connect((PEER4, port)).unwrap());
         let mut waiting: Vec<_> = (0..7).map(|_| connect()).collect();
@@ -74,13 +75,11 @@ fn beyond_the_half_open_limit_the_oldest_gives_way() {
         lab.guest.cable.frozen = false;
         lab.until_counter(&["half_open"], 0);
         for stream in waiting.drain(5..) {
-            let end = stream.local_addr().unwrap();
+            let port = stream.local_addr().unwrap().port();
             let peer = host::exchange(stream, 1000);
             let taken = lab.guest.until("its socket", |guest| {
-                handles
-                    .iter()
-                    .copied()
-                    .find(|handle| guest.state(*handle) != State::Listen && guest.remote(*handle) == end)
+                let mut remote = |handle| guest.socket(handle).remote_endpoint().map(|end| end.port);
+                handles.iter().copied().find(|handle| remote(*handle) == Some(port))
             });
             lab.guest.exchange(taken, 1000, 1000);
             assert_eq!(peer.join().unwrap(), 1000);
@@ -116,6 +115,85 @@ fn connections_that_opened_are_not_the_oldest_half_open_ones() {
             lab.guest.exchange(handle, 1000, 1000);
             assert_eq!(peer.join().unwrap(), 1000);
         }
+    });
+}
+
+/// A pool smaller than what the flows were promised: windows close, and nothing is lost or reset.
+#[test]
+fn flows_that_share_too_little_spill_wait_and_resume() {
+    const FLOWS: usize = 6;
+    const TOTAL: u64 = 16 << 20;
+    let limits = Limits { spill_bytes: 128 << 10, ..Limits::default() };
+    with(Options { limits, mtu: 9000, ..Options::default() }, |lab| {
+        let (listener, address) = listen(PEER4);
+        let handles: Vec<_> = (0..FLOWS).map(|_| lab.guest.connected(address, 256 << 10)).collect();
+        let mut streams: Vec<_> = (0..FLOWS).map(|_| accept(&listener)).collect();
+        let mut sent = [0; FLOWS];
+        let mut moved = Instant::now();
+        while moved.elapsed() < Duration::from_millis(2500) {
+            for (handle, sent) in handles.iter().zip(&mut sent) {
+                let more = lab.guest.send_some(*handle, *sent, TOTAL);
+                *sent += more;
+                if more > 0 {
+                    moved = Instant::now();
+                }
+            }
+            lab.guest.turn();
+        }
+        assert!(sent.iter().all(|sent| *sent < TOTAL), "somebody buffers without bound");
+        assert!(lab.counter(&["drops", "spill_limit"]) > 0, "the pool was large enough");
+        let peers: Vec<_> = streams
+            .drain(..)
+            .map(|mut stream| std::thread::spawn(move || host::read_all(&mut stream, 1)))
+            .collect();
+        lab.guest.until("the rest to go", |guest| {
+            for (handle, sent) in handles.iter().zip(&mut sent) {
+                *sent += guest.send_some(*handle, *sent, TOTAL);
+            }
+            let done = |handle| guest.socket(handle).send_queue() == 0;
+            (sent == [TOTAL; FLOWS] && handles.iter().copied().all(done)).then_some(())
+        });
+        for handle in handles {
+            lab.guest.socket(handle).close();
+        }
+        for peer in peers {
+            lab.guest.until("the peer's end", |_| peer.is_finished().then_some(()));
+            assert_eq!(peer.join().unwrap(), TOTAL);
+        }
+        lab.until_no_flows();
+        assert_eq!(lab.counter(&["spill_bytes"]), 0);
+        for counter in ["resets_to_guest_total", "resets_from_guest_total"] {
+            assert_eq!(lab.counter(&["tcp", counter]), 0, "{counter}");
+        }
+    });
+}
+
+#[test]
+fn beyond_the_limit_of_retained_bytes_a_flow_has_one_frame_in_flight() {
+    const FLOWS: u64 = 8;
+    const TOTAL: u64 = 1 << 20;
+    const LIMIT: u64 = 64 << 10;
+    let limits = Limits { retained_bytes: LIMIT, ..Limits::default() };
+    with(Options { limits, ..Options::default() }, |lab| {
+        let (listener, address) = listen(PEER4);
+        let handles: Vec<_> = (0..FLOWS).map(|_| lab.guest.connected(address, 64 << 10)).collect();
+        let streams: Vec<_> = (0..FLOWS).map(|_| accept(&listener)).collect();
+        lab.guest.cable.frozen = true;
+        let peers: Vec<_> = streams.into_iter().map(|stream| host::exchange(stream, TOTAL)).collect();
+        lab.until_at_least(&["retained_bytes"], LIMIT);
+        lab.guest.idle(Duration::from_millis(100));
+        let retained = lab.counter(&["retained_bytes"]);
+        assert!((LIMIT..=LIMIT + FLOWS * 1500).contains(&retained), "{retained}");
+        lab.guest.cable.frozen = false;
+        for handle in handles {
+            lab.guest.exchange(handle, 1000, TOTAL);
+        }
+        for peer in peers {
+            lab.guest.until("the peer's end", |_| peer.is_finished().then_some(()));
+            assert_eq!(peer.join().unwrap(), 1000);
+        }
+        lab.until_no_flows();
+        assert_eq!(lab.counter(&["retained_bytes"]), 0);
     });
 }
 

@@ -137,7 +137,11 @@ impl Lab {
 
     /// Waits until a counter is not 0.
     pub fn until_moved(&mut self, path: &[&str]) {
-        self.until_stats(&format!("{path:?} to move"), |stats| at(stats, path) > 0);
+        self.until_at_least(path, 1);
+    }
+
+    pub fn until_at_least(&mut self, path: &[&str], value: u64) {
+        self.until_stats(&format!("{path:?} to reach {value}"), |stats| at(stats, path) >= value);
     }
 
     /// Waits until a flow is in `state`.
