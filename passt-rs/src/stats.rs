@@ -33,8 +33,10 @@ pub struct TcpCounters {
     pub retransmits_total: u64,
     /// Bytes that waited in the spill for the host's socket.
     pub spilled_bytes_total: u64,
-    /// Connections refused because descriptors, flows or half-open places were exhausted.
+    /// Connections refused because descriptors or flows were exhausted.
     pub refused_at_limit_total: u64,
+    /// Half-open connections reset because a newer one took their place.
+    pub half_open_evicted_total: u64,
 }
 
 /// UDP since start.
@@ -91,6 +93,9 @@ pub struct Snapshot {
     /// Memory for bytes that host sockets did not take yet.
     pub spill_bytes: usize,
     pub spill_limit_bytes: usize,
+    /// Bytes sent to the guest that it did not acknowledge; they lie in the kernel's queues.
+    pub retained_bytes: u64,
+    pub retained_limit_bytes: u64,
     pub drops: Map<String, Value>,
 }
 

@@ -76,6 +76,8 @@ impl<G: Guest> Relay<G> {
             waiting_for_guest: core.blocked_len(),
             spill_bytes: core.spill.used_bytes(),
             spill_limit_bytes: core.settings.limits.spill_bytes,
+            retained_bytes: core.retained_bytes,
+            retained_limit_bytes: core.settings.limits.retained_bytes,
             drops: drops_by_name(&core.drops),
         }
     }

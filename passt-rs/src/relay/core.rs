@@ -30,12 +30,16 @@ pub struct Limits {
     /// Of these, UDP and echo: each holds a descriptor for half a minute at least, and whatever a guest sends
     /// there must not take those that TCP needs.
     pub datagram_flows: usize,
-    /// Accepted connections that the guest did not answer yet.
+    /// Accepted connections that the guest did not answer yet. One more takes the place of the oldest: a guest
+    /// that is alive answers soon, so the oldest is the least likely to be of use.
     pub half_open: usize,
     /// Memory for bytes that host sockets do not take, all flows together.
     pub spill_bytes: usize,
     /// The same for one flow; also the largest window it is offered.
     pub spill_per_flow_bytes: u32,
+    /// Bytes sent to the guest that it did not acknowledge, all flows together. They lie in the kernel's receive
+    /// queues, which we keep from being emptied. Beyond, a flow may have one frame in flight.
+    pub retained_bytes: u64,
     /// Memory for fragments of incomplete datagrams.
     pub reassembly_bytes: usize,
 }
@@ -48,6 +52,7 @@ impl Default for Limits {
             half_open: 1024,
             spill_bytes: 64 << 20,
             spill_per_flow_bytes: 512 << 10,
+            retained_bytes: 256 << 20,
             reassembly_bytes: 1 << 20,
         }
     }
@@ -93,6 +98,8 @@ pub(super) struct Core<G> {
     pub(super) batch: Batch,
     /// Flows to settle this turn; each knows whether it is listed.
     pub(super) later: Vec<FlowId>,
+    /// The list of the turn before, empty between turns.
+    pub(super) settling: Vec<FlowId>,
     /// Flows whose acknowledgment waits for an answer to carry it, and until when; soonest first.
     delayed: VecDeque<(FlowId, Instant)>,
     /// Flows that wait for room at the guest's end.
@@ -105,6 +112,10 @@ pub(super) struct Core<G> {
     resumed: u64,
     /// Accepted connections that the guest did not answer yet.
     pub(super) half_open: usize,
+    /// These, oldest first, among others that are no longer; twice the limit at most.
+    pub(super) half_open_order: VecDeque<FlowId>,
+    /// Sum of what flows sent to the guest and it did not acknowledge.
+    pub(super) retained_bytes: u64,
     /// Peeks can start behind the head of a queue; otherwise `scratch` takes what lies before.
     pub(super) has_peek_offset: bool,
     pub(super) scratch: Vec<u8>,
@@ -144,12 +155,15 @@ impl<G: Guest> Core<G> {
             queued: Vec::new(),
             batch: Batch::new(),
             later: Vec::new(),
+            settling: Vec::new(),
             delayed: VecDeque::new(),
             blocked: Vec::new(),
             datagram_flows: 0,
             blocked_notes: Vec::new(),
             resumed: 0,
             half_open: 0,
+            half_open_order: VecDeque::new(),
+            retained_bytes: 0,
             has_peek_offset,
             scratch: if has_peek_offset { Vec::new() } else { vec![0; tcp::SKIP_MAX] },
             reply: Vec::new(),
@@ -158,10 +172,19 @@ impl<G: Guest> Core<G> {
         }
     }
 
-    /// The window a flow may be offered now.
-    pub(super) fn capacity(&self) -> u32 {
+    /// The window a flow may be offered now; `full`: its socket takes nothing, so all of it may end up in the spill.
+    pub(super) fn capacity(&self, full: bool) -> u32 {
         let most = self.settings.limits.spill_per_flow_bytes;
+        if full && self.spill.is_exhausted() {
+            return 0;
+        }
         if self.spill.is_short() { most.min(SHORT_CAPACITY) } else { most }
+    }
+
+    /// Whether a flow that retains `own` bytes may send the guest new ones. One without any always may: its
+    /// acknowledgments are what brings it back here.
+    pub(super) fn may_retain_more(&self, own: u32) -> bool {
+        own == 0 || self.retained_bytes < self.settings.limits.retained_bytes
     }
 
     /// Lets the acknowledgment of `id` wait for an answer.

@@ -156,6 +156,11 @@ impl<G: Guest> Relay<G> {
         let isn = Seq(u32::try_from((hash.wrapping_add(clock)) & 0xffff_ffff).unwrap_or(0));
         let ipv6 = key.peer.address.is_ipv6();
         let headers = if ipv6 { 60 } else { 40 };
-        Parameters { isn, link_mss: self.core.settings.mtu - headers, ipv6, capacity: self.core.capacity() }
+        Parameters {
+            isn,
+            link_mss: self.core.settings.mtu - headers,
+            ipv6,
+            capacity: self.core.capacity(false),
+        }
     }
 }

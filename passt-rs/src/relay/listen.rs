@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::flow::{Endpoint, Key, Protocol};
+use crate::flow::{Endpoint, FlowId, Key, Protocol};
 use crate::guest::Guest;
 use crate::host::tcp::{Accepted, Socket, accept};
 use crate::transport::tcp::Connection;
 
-use super::Relay;
+use super::core::Fate;
 use super::tcp::{Initiator, TcpFlow};
 use super::token::Token;
+use super::{Flow, Relay};
 
 /// Connections accepted from one listener before others get their turn.
 const ACCEPT_BATCH: usize = 64;
@@ -67,7 +68,7 @@ impl<G: Guest> Relay<G> {
     }
 
     fn on_accepted(&mut self, socket: Socket, peer: SocketAddr, guest_port: u16) {
-        if self.flows.is_full() || self.core.half_open >= self.core.settings.limits.half_open {
+        if self.flows.is_full() {
             self.core.tcp.refused_at_limit_total += 1;
             socket.reset();
             return;
@@ -81,6 +82,11 @@ impl<G: Guest> Relay<G> {
             socket.reset();
             return;
         }
+        if !self.make_half_open_place() {
+            self.core.tcp.refused_at_limit_total += 1;
+            socket.reset();
+            return;
+        }
         let parameters = self.tcp_parameters(&key);
         let connection = Connection::from_host_accept(self.core.now, &parameters);
         let flow = TcpFlow::new(connection, socket, Initiator::Host, parameters.isn, self.core.now);
@@ -88,13 +94,42 @@ impl<G: Guest> Relay<G> {
             self.core.tcp.refused_at_limit_total += 1;
             return;
         };
-        self.core.half_open += 1;
+        self.note_half_open(id);
         self.core.tcp.from_host_total += 1;
         tracing::debug!("tcp {} -> {} (from {peer})", key.peer, key.guest);
-        if let Some((_, super::Flow::Tcp(flow))) = self.flows.get_mut(id) {
+        if let Some((_, Flow::Tcp(flow))) = self.flows.get_mut(id) {
             flow.send_syn(&mut self.core, &key);
             flow.set_timer(&mut self.core, id);
         }
+    }
+
+    /// At the limit the oldest half-open connection is reset: else one peer could fill all places for a minute,
+    /// and nobody be let in. `false`: there is not even one place.
+    fn make_half_open_place(&mut self) -> bool {
+        while self.core.half_open >= self.core.settings.limits.half_open {
+            let Some(id) = self.core.half_open_order.pop_front() else { return false };
+            if self.is_half_open(id) {
+                self.core.tcp.half_open_evicted_total += 1;
+                self.apply(id, Fate::ResetHost);
+            }
+        }
+        true
+    }
+
+    /// Most connections open at once and leave their id behind; a walk over the list pays for as many accepted
+    /// connections as it has places.
+    fn note_half_open(&mut self, id: FlowId) {
+        self.core.half_open += 1;
+        if self.core.half_open_order.len() >= 2 * self.core.settings.limits.half_open {
+            let mut order = std::mem::take(&mut self.core.half_open_order);
+            order.retain(|id| self.is_half_open(*id));
+            self.core.half_open_order = order;
+        }
+        self.core.half_open_order.push_back(id);
+    }
+
+    fn is_half_open(&self, id: FlowId) -> bool {
+        matches!(self.flows.get(id), Some((_, Flow::Tcp(flow))) if flow.is_half_open())
     }
 
     /// The ends of a flow from `peer`, as the guest is to see them.

@@ -3,7 +3,10 @@
 //! One turn of [`Relay::run`]: wait, then (1) take frames from the guest ([`from_guest`]), (2) note which host
 //! sockets are ready ([`tcp`], [`listen`]), (3) fire timers, (4) settle every flow that something happened to,
 //! once each: give the host's socket what waits, free what the guest acknowledged, send what the guest's
-//! window allows, acknowledge. A burst thus costs one acknowledgment and one discard per flow.
+//! window allows, acknowledge. A burst thus costs one discard per flow and one acknowledgment, or up to three
+//! while bytes are missing.
+//!
+//! When the loop ends, connections that did not end in order are reset ([`Relay::abandon`]).
 //!
 //! A relay is one worker: one thread, one epoll, one flow table, nothing shared.
 
@@ -14,6 +17,7 @@ mod patience;
 mod paused;
 mod forwarded;
 mod tcp;
+mod pump;
 mod udp;
 mod echo;
 mod queue;
@@ -153,6 +157,12 @@ impl<G: Guest> Relay<G> {
 
     /// Serves until asked to stop, or the guest's end is gone for good; one-off, also until it is closed.
     pub fn run(&mut self) -> io::Result<()> {
+        let served = self.serve();
+        self.abandon();
+        served
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
         self.on_link();
         loop {
             let timeout = self.next_timeout();
@@ -178,6 +188,18 @@ impl<G: Guest> Relay<G> {
                 return Ok(());
             }
         }
+    }
+
+    /// Tells both ends of every connection that did not end in order. A socket that is merely closed sends a FIN,
+    /// and its peer would take a stream for complete whose last bytes were still ours.
+    fn abandon(&mut self) {
+        let ids: Vec<_> = self.flows.iter().map(|(id, ..)| id).collect();
+        for id in ids {
+            if let Some((key, Flow::Tcp(flow))) = self.flows.remove(id) {
+                flow.abandon(&mut self.core, &key);
+            }
+        }
+        self.core.cable.guest.flush();
     }
 
     fn next_timeout(&self) -> Option<Duration> {
@@ -245,7 +267,9 @@ impl<G: Guest> Relay<G> {
 
     /// Settles each flow that something happened to, and those whose turn was over before they were done.
     fn settle(&mut self) {
-        let mut work = std::mem::take(&mut self.core.later);
+        // Two lists change places, as flows are listed again meanwhile; neither allocates once it has grown.
+        std::mem::swap(&mut self.core.later, &mut self.core.settling);
+        let mut work = std::mem::take(&mut self.core.settling);
         for id in work.drain(..) {
             let Some((key, flow)) = self.flows.get_mut(id) else { continue };
             let key = *key;
@@ -256,10 +280,8 @@ impl<G: Guest> Relay<G> {
             };
             self.apply(id, fate);
         }
-        // Give the allocation back unless flows were listed meanwhile.
-        if self.core.later.is_empty() {
-            self.core.later = work;
-        }
+        debug_assert!(self.core.settling.capacity() == 0, "a third list");
+        self.core.settling = work;
     }
 
     fn apply(&mut self, id: FlowId, fate: Fate) {

@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn waits_in_vain_end_the_waking_and_an_event_renews_it() {
         let mut epoll = Epoll::new().unwrap();
-        let (reader, mut writer) = std::io::pipe().unwrap();
+        let (reader, mut writer) = io::pipe().unwrap();
         epoll.watch_input(&reader, 7).unwrap();
         let mut patience = Patience { credit: MISSES };
         let moment = Some(Duration::from_millis(1));
@@ -70,7 +70,7 @@ mod tests {
         writer.write_all(b"x").unwrap();
         assert_eq!(patience.wait(&mut epoll, moment).unwrap(), 1);
         assert_eq!(patience.credit, MISSES);
-        std::io::Read::read_exact(&mut &reader, &mut [0]).unwrap();
+        io::Read::read_exact(&mut &reader, &mut [0]).unwrap();
         for _ in 0..MISSES {
             assert_eq!(patience.wait(&mut epoll, moment).unwrap(), 0);
         }

@@ -56,6 +56,11 @@ impl Spill {
         self.used_chunks * 4 > self.limit_chunks * 3
     }
 
+    /// Less than an eighth of the pool is left: flows that would need it get no more promises.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.used_chunks * 8 >= self.limit_chunks * 7
+    }
+
     pub(super) fn open(&mut self) -> QueueId {
         if let Some(id) = self.free_queues.pop() {
             return QueueId(id);

@@ -9,37 +9,35 @@ use crate::drop_reason::DropReason;
 use crate::flow::{FlowId, Key};
 use crate::guest::{Guest, HEADERS_MAX, Place, SLICES_MAX};
 use crate::host::epoll::Ready;
-use crate::host::tcp::{Peeked, SKIP_MAX, Sent, Socket};
+use crate::host::tcp::{Sent, Socket};
 use crate::stats::FlowReport;
 use crate::time::Instant;
-use crate::transport::tcp::{Connection, Event, Outbound, Phase, Plan, Take, TimerEvent};
-use crate::wire::tcp::{Flags, HEADER_LEN, Segment, Seq};
-use crate::wire::{ETHERNET_HEADER_LEN, ip_header_len};
+use crate::transport::tcp::{Connection, Event, Inbound, Outbound, Phase, Take, TimerEvent};
+use crate::wire::tcp::{Segment, Seq};
 
 use super::core::{Core, Fate};
 use super::refusal::{Refusal, reset_stray};
 use super::spill::QueueId;
 
-/// Frames sent to the guest for one flow before others get their turn.
-const PUMP_FRAMES: usize = 16;
-
 /// One connection.
 #[derive(Debug)]
 pub(super) struct TcpFlow {
-    connection: Connection,
-    socket: Socket,
+    pub(super) connection: Connection,
+    pub(super) socket: Socket,
     initiator: Initiator,
     /// Sequence number, as the guest counts, of the first byte in the socket's receive queue.
-    head: Seq,
+    pub(super) head: Seq,
     /// Bytes from `head` that the guest acknowledged and that are still in the queue.
     acked: u32,
+    /// Bytes sent to the guest that it did not acknowledge.
+    pub(super) retained: u32,
     /// Bytes from the guest that the socket did not take yet.
     queue: Option<QueueId>,
     /// The socket may have bytes or an end that were not seen yet.
-    readable: bool,
+    pub(super) readable: bool,
     /// The end of the peer's stream is in the queue and raises no further edge; or urgent data came, at whose
     /// mark a read stops short.
-    ended: bool,
+    pub(super) ended: bool,
     /// The socket takes no more until it says so.
     full: bool,
     /// The socket broke; both ends are to be reset.
@@ -49,8 +47,8 @@ pub(super) struct TcpFlow {
     /// In the list of flows to settle.
     listed: bool,
     started: Instant,
-    active: Instant,
-    to_guest_bytes: u64,
+    pub(super) active: Instant,
+    pub(super) to_guest_bytes: u64,
     from_guest_bytes: u64,
 }
 
@@ -74,6 +72,7 @@ impl TcpFlow {
             initiator,
             head: isn + 1,
             acked: 0,
+            retained: 0,
             queue: None,
             readable: false,
             ended: false,
@@ -88,12 +87,17 @@ impl TcpFlow {
         }
     }
 
+    /// Accepted, and not answered by the guest.
+    pub(super) fn is_half_open(&self) -> bool {
+        self.initiator == Initiator::Host && self.connection.phase() == Phase::SynSent
+    }
+
     pub(super) fn socket(&self) -> &Socket {
         &self.socket
     }
 
     /// Lists the flow to be settled at the end of this turn.
-    fn schedule<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId) {
+    pub(super) fn schedule<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId) {
         if !self.listed {
             self.listed = true;
             core.later.push(id);
@@ -125,6 +129,8 @@ impl TcpFlow {
             None => {}
         }
         self.acked += input.acked;
+        self.retained -= input.acked;
+        core.retained_bytes -= u64::from(input.acked);
         if let Some(take) = input.take
             && self.take(core, place, payload.start, &take).is_err()
         {
@@ -287,7 +293,7 @@ impl TcpFlow {
             self.acked -= gone;
             self.head += gone;
         }
-        self.connection.set_capacity(core.capacity());
+        self.connection.set_capacity(core.capacity(self.full));
         if self.pump(core, id, key).is_err() {
             self.send_reset(core, key);
             return Fate::ResetHost;
@@ -313,78 +319,6 @@ impl TcpFlow {
             let ack = from_peer(key, self.connection.ack());
             let _ = core.cable.send_tcp(key, &ack);
         }
-    }
-
-    /// Sends the guest what its window and the socket's queue allow.
-    fn pump<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, key: &Key) -> Result<(), Errno> {
-        let headers = ETHERNET_HEADER_LEN + ip_header_len(key.peer.address) + HEADER_LEN;
-        let mss = u32::from(self.connection.mss());
-        let max =
-            if core.cable.offloads().tso { clamp(FRAME_IP_MAX + ETHERNET_HEADER_LEN - headers) } else { mss };
-        for _ in 0..PUMP_FRAMES {
-            let skippable =
-                core.has_peek_offset || self.connection.in_flight() as usize + max as usize <= SKIP_MAX;
-            let Some(plan) = self.connection.plan(core.now, self.readable && skippable, max) else {
-                return Ok(());
-            };
-            let (seq, len) = match plan {
-                Plan::Data { seq, len, .. } => (seq, len),
-                Plan::Fin { seq } => (seq, 0),
-            };
-            let Some(room) = core.cable.guest.reserve(headers, len as usize) else {
-                core.block(id);
-                return Ok(());
-            };
-            let sent = match plan {
-                Plan::Fin { .. } => 0,
-                Plan::Data { .. } => {
-                    let scratch = (!core.has_peek_offset).then_some(core.scratch.as_mut_slice());
-                    match self.socket.peek(seq.since(self.head), room.payload, scratch) {
-                        Peeked::Bytes(bytes) => bytes,
-                        Peeked::Empty => {
-                            self.readable = false;
-                            continue;
-                        }
-                        Peeked::End => {
-                            self.readable = false;
-                            self.connection.host_ended();
-                            continue;
-                        }
-                        Peeked::Failed(error) => return Err(error),
-                    }
-                }
-            };
-            self.send_planned(core, key, &plan, headers, (len as usize, sent));
-        }
-        self.schedule(core, id);
-        Ok(())
-    }
-
-    fn send_planned<G: Guest>(
-        &mut self,
-        core: &mut Core<G>,
-        key: &Key,
-        plan: &Plan,
-        headers: usize,
-        (asked, sent): (usize, usize),
-    ) {
-        let (seq, flags) = match plan {
-            Plan::Fin { seq } => (*seq, Flags::FIN),
-            Plan::Data { seq, again, .. } => {
-                core.tcp.retransmits_total += u64::from(*again);
-                if !again {
-                    self.to_guest_bytes += sent as u64;
-                    // Less than asked for: the queue is read to its last byte, and a later one raises a new
-                    // edge. An end that came with these bytes does not.
-                    self.readable &= sent == asked || self.ended;
-                }
-                (*seq, if sent == asked { Flags::default() } else { Flags::PSH })
-            }
-        };
-        let segment = from_peer(key, self.connection.data_header(seq, flags));
-        core.cable.publish_tcp(key, &segment, headers, sent, self.connection.mss());
-        self.connection.sent(core.now, plan, clamp(sent));
-        self.active = core.now;
     }
 
     /// The acknowledgment has waited long enough.
@@ -425,12 +359,22 @@ impl TcpFlow {
         }
     }
 
+    /// We end before the connection does. The guest is told if its end has room. The peer is unless all it is to
+    /// hear is the kernel's already: a reset would take that back.
+    pub(super) fn abandon<G: Guest>(mut self, core: &mut Core<G>, key: &Key) {
+        self.send_reset(core, key);
+        let is_delivered = self.connection.closing().0 == Inbound::Shut && self.connection.in_flight() == 0;
+        let fate = if is_delivered { Fate::Finished } else { Fate::ResetHost };
+        self.end(core, key, fate);
+    }
+
     /// Lets go of everything the flow holds.
     pub(super) fn end<G: Guest>(self, core: &mut Core<G>, key: &Key, fate: Fate) {
+        core.retained_bytes -= u64::from(self.retained);
         if let Some(queue) = self.queue {
             core.spill.close(queue);
         }
-        if self.initiator == Initiator::Host && self.connection.phase() == Phase::SynSent {
+        if self.is_half_open() {
             core.half_open = core.half_open.saturating_sub(1);
         }
         if fate == Fate::ResetHost {
@@ -458,15 +402,12 @@ impl TcpFlow {
     }
 }
 
-/// Largest IP packet, headers included.
-const FRAME_IP_MAX: usize = 65_535;
-
 /// A segment with the ports of a frame from the peer to the guest.
-fn from_peer(key: &Key, segment: Segment) -> Segment {
+pub(super) fn from_peer(key: &Key, segment: Segment) -> Segment {
     Segment { src_port: key.peer.port, dst_port: key.guest.port, ..segment }
 }
 
-fn clamp(bytes: usize) -> u32 {
+pub(super) fn clamp(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 

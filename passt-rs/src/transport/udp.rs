@@ -72,6 +72,9 @@ pub struct Association {
     from_host: Traffic,
 }
 
+// A flow's state can be copied, kept and thrown away without effect on anything else.
+const _: () = assert!(!std::mem::needs_drop::<Association>());
+
 impl Association {
     pub fn new(now: Instant, initiator: Initiator) -> Self {
         Self {

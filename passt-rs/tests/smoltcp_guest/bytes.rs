@@ -14,6 +14,8 @@ fn transfer(options: Options, peer: &'static str, buffer: usize, (up, down): (u6
         lab.guest.exchange(handle, up, down);
         assert_eq!(peer.join().unwrap(), up);
         lab.until_no_flows();
+        let lost = options.faults.lost > 0 && down > MIB;
+        assert!(!lost || lab.counter(&["tcp", "retransmits_total"]) > 0, "{}", lab.stats());
     });
 }
 

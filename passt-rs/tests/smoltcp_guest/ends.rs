@@ -163,6 +163,7 @@ fn an_abort_of_the_host_is_a_reset_for_the_guest() {
         abort(accept(&listener));
         lab.guest.until_state(handle, State::Closed);
         lab.until_no_flows();
+        assert_eq!(lab.counter(&["tcp", "resets_to_guest_total"]), 1);
     });
 }
 
@@ -257,6 +258,7 @@ fn a_host_that_stops_reading_stops_the_guest_and_resumes() {
         until_still(lab, handle, &mut sent, total);
         assert!(sent < total, "somebody buffers without bound");
         assert!(lab.counter(&["spill_bytes"]) > 0);
+        assert!(lab.counter(&["tcp", "spilled_bytes_total"]) > 0);
         let reader = std::thread::spawn(move || host::read_all(&mut stream, 1));
         lab.guest.until("the rest to go", |guest| {
             sent += guest.send_some(handle, sent, total);
@@ -267,6 +269,44 @@ fn a_host_that_stops_reading_stops_the_guest_and_resumes() {
         assert_eq!(reader.join().unwrap(), total);
         lab.until_no_flows();
         assert_eq!(lab.counter(&["spill_bytes"]), 0, "memory was given back");
+    });
+}
+
+#[test]
+fn a_relay_that_ends_resets_both_ends_of_what_is_not_complete() {
+    with(Options::default(), |lab| {
+        let (listener, address) = listen(PEER4);
+        let handle = lab.guest.connected(address, 256 << 10);
+        let mut stream = accept(&listener);
+        let mut sent = 0;
+        until_still(lab, handle, &mut sent, 64 * MIB);
+        assert!(lab.counter(&["spill_bytes"]) > 0);
+        lab.stop().unwrap();
+        lab.guest.until_state(handle, State::Closed);
+        let mut buffer = vec![0; 1 << 20];
+        let end = loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => panic!("a short stream looks complete"),
+                Ok(_) => {}
+                Err(error) => break error.kind(),
+            }
+        };
+        assert_eq!(end, ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn a_relay_that_ends_takes_nothing_back_that_is_complete() {
+    with(Options::default(), |lab| {
+        let (listener, address) = listen(PEER4);
+        let handle = lab.guest.connected(address, 64 << 10);
+        let mut stream = accept(&listener);
+        assert_eq!(lab.guest.send_some(handle, 0, 50_000), 50_000);
+        lab.guest.socket(handle).close();
+        lab.until_flow("from_guest=Shut");
+        lab.stop().unwrap();
+        lab.guest.until_state(handle, State::Closed);
+        assert_eq!(host::read_all(&mut stream, 1), 50_000);
     });
 }
 

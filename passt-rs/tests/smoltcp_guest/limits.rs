@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use passt_rs::relay::Limits;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
@@ -59,26 +59,144 @@ fn beyond_the_flow_limit_a_peer_is_reset() {
 }
 
 #[test]
-fn beyond_the_half_open_limit_a_peer_is_reset() {
+fn beyond_the_half_open_limit_the_oldest_gives_way() {
     in_namespace(|| {
         let (listening, port) = forward(80);
         let limits = Limits { half_open: 2, ..Limits::default() };
         let mut lab = Lab::new(Options { limits, ..Options::default() }, vec![listening]);
-        let handle = lab.guest.listen(80, 4096);
+        let handles: Vec<_> = (0..8).map(|_| lab.guest.listen(80, 4096)).collect();
         lab.guest.idle(Duration::from_millis(20));
         lab.guest.cable.frozen = true;
-        let _waiting: Vec<_> = (0..2).map(|_| TcpStream::connect((PEER4, port)).unwrap()).collect();
-        let mut refused = patient(TcpStream::connect((PEER4, port)).unwrap());
-        assert!(is_reset(&mut refused));
+        let connect = || patient(TcpStream::connect((PEER4, port)).unwrap());
+        let mut waiting: Vec<_> = (0..7).map(|_| connect()).collect();
+        for evicted in &mut waiting[..5] {
+            assert!(is_reset(evicted));
+        }
         assert_eq!(lab.counter(&["half_open"]), 2);
+        assert_eq!(lab.counter(&["tcp", "half_open_evicted_total"]), 5);
+        assert_eq!(lab.counter(&["tcp", "refused_at_limit_total"]), 0);
         lab.guest.cable.frozen = false;
-        lab.guest.until_open(handle);
-        // One of the two that waited was taken, the other refused by the guest: there is room again.
         lab.until_counter(&["half_open"], 0);
-        let mut late = TcpStream::connect((PEER4, port)).map(patient).unwrap();
-        lab.until_counter(&["tcp", "from_host_total"], 3);
+        for stream in waiting.drain(5..) {
+            let port = stream.local_addr().unwrap().port();
+            let peer = host::exchange(stream, 1000);
+            let taken = lab.guest.until("its socket", |guest| {
+                let mut remote = |handle| guest.socket(handle).remote_endpoint().map(|end| end.port);
+                handles.iter().copied().find(|handle| remote(*handle) == Some(port))
+            });
+            lab.guest.exchange(taken, 1000, 1000);
+            assert_eq!(peer.join().unwrap(), 1000);
+        }
+        lab.until_no_flows();
+    });
+}
+
+/// Ids of connections that opened are forgotten, and the limit still holds.
+#[test]
+fn connections_that_opened_are_not_the_oldest_half_open_ones() {
+    in_namespace(|| {
+        let (listening, port) = forward(80);
+        let limits = Limits { half_open: 2, ..Limits::default() };
+        let mut lab = Lab::new(Options { limits, ..Options::default() }, vec![listening]);
+        let connect = || patient(TcpStream::connect((PEER4, port)).unwrap());
+        let mut open = Vec::new();
+        for _ in 0..6 {
+            let handle = lab.guest.listen(80, 4096);
+            lab.guest.turn();
+            let stream = connect();
+            lab.guest.until_open(handle);
+            open.push((handle, stream));
+        }
         lab.until_counter(&["half_open"], 0);
-        assert!(is_reset(&mut late), "by the guest, whose one socket is taken");
+        lab.guest.cable.frozen = true;
+        let mut waiting: Vec<_> = (0..3).map(|_| connect()).collect();
+        assert!(is_reset(&mut waiting[0]));
+        assert_eq!(lab.counter(&["tcp", "half_open_evicted_total"]), 1);
+        lab.guest.cable.frozen = false;
+        for (handle, stream) in open {
+            let peer = host::exchange(stream, 1000);
+            lab.guest.exchange(handle, 1000, 1000);
+            assert_eq!(peer.join().unwrap(), 1000);
+        }
+    });
+}
+
+/// A pool smaller than what the flows were promised: windows close, and nothing is lost or reset.
+#[test]
+fn flows_that_share_too_little_spill_wait_and_resume() {
+    const FLOWS: usize = 6;
+    const TOTAL: u64 = 16 << 20;
+    let limits = Limits { spill_bytes: 128 << 10, ..Limits::default() };
+    with(Options { limits, mtu: 9000, ..Options::default() }, |lab| {
+        let (listener, address) = listen(PEER4);
+        let handles: Vec<_> = (0..FLOWS).map(|_| lab.guest.connected(address, 256 << 10)).collect();
+        let mut streams: Vec<_> = (0..FLOWS).map(|_| accept(&listener)).collect();
+        let mut sent = [0; FLOWS];
+        let mut moved = Instant::now();
+        while moved.elapsed() < Duration::from_millis(2500) {
+            for (handle, sent) in handles.iter().zip(&mut sent) {
+                let more = lab.guest.send_some(*handle, *sent, TOTAL);
+                *sent += more;
+                if more > 0 {
+                    moved = Instant::now();
+                }
+            }
+            lab.guest.turn();
+        }
+        assert!(sent.iter().all(|sent| *sent < TOTAL), "somebody buffers without bound");
+        assert!(lab.counter(&["drops", "spill_limit"]) > 0, "the pool was large enough");
+        let peers: Vec<_> = streams
+            .drain(..)
+            .map(|mut stream| std::thread::spawn(move || host::read_all(&mut stream, 1)))
+            .collect();
+        lab.guest.until("the rest to go", |guest| {
+            for (handle, sent) in handles.iter().zip(&mut sent) {
+                *sent += guest.send_some(*handle, *sent, TOTAL);
+            }
+            let done = |handle| guest.socket(handle).send_queue() == 0;
+            (sent == [TOTAL; FLOWS] && handles.iter().copied().all(done)).then_some(())
+        });
+        for handle in handles {
+            lab.guest.socket(handle).close();
+        }
+        for peer in peers {
+            lab.guest.until("the peer's end", |_| peer.is_finished().then_some(()));
+            assert_eq!(peer.join().unwrap(), TOTAL);
+        }
+        lab.until_no_flows();
+        assert_eq!(lab.counter(&["spill_bytes"]), 0);
+        for counter in ["resets_to_guest_total", "resets_from_guest_total"] {
+            assert_eq!(lab.counter(&["tcp", counter]), 0, "{counter}");
+        }
+    });
+}
+
+#[test]
+fn beyond_the_limit_of_retained_bytes_a_flow_has_one_frame_in_flight() {
+    const FLOWS: u64 = 8;
+    const TOTAL: u64 = 1 << 20;
+    const LIMIT: u64 = 64 << 10;
+    let limits = Limits { retained_bytes: LIMIT, ..Limits::default() };
+    with(Options { limits, ..Options::default() }, |lab| {
+        let (listener, address) = listen(PEER4);
+        let handles: Vec<_> = (0..FLOWS).map(|_| lab.guest.connected(address, 64 << 10)).collect();
+        let streams: Vec<_> = (0..FLOWS).map(|_| accept(&listener)).collect();
+        lab.guest.cable.frozen = true;
+        let peers: Vec<_> = streams.into_iter().map(|stream| host::exchange(stream, TOTAL)).collect();
+        lab.until_at_least(&["retained_bytes"], LIMIT);
+        lab.guest.idle(Duration::from_millis(100));
+        let retained = lab.counter(&["retained_bytes"]);
+        assert!((LIMIT..=LIMIT + FLOWS * 1500).contains(&retained), "{retained}");
+        lab.guest.cable.frozen = false;
+        for handle in handles {
+            lab.guest.exchange(handle, 1000, TOTAL);
+        }
+        for peer in peers {
+            lab.guest.until("the peer's end", |_| peer.is_finished().then_some(()));
+            assert_eq!(peer.join().unwrap(), 1000);
+        }
+        lab.until_no_flows();
+        assert_eq!(lab.counter(&["retained_bytes"]), 0);
     });
 }
 

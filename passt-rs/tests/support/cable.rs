@@ -43,6 +43,8 @@ pub struct Cable {
     number: u64,
     /// The guest neither reads nor sends.
     pub frozen: bool,
+    /// The relay may leave.
+    pub may_end: bool,
 }
 
 impl Cable {
@@ -61,6 +63,7 @@ impl Cable {
             again: None,
             number: 0,
             frozen: false,
+            may_end: false,
         };
         cable.reconnect(path);
         cable
@@ -114,6 +117,7 @@ impl Cable {
             match stream.write(&self.output[self.written..]) {
                 Ok(written) => (self.written, moved) = (self.written + written, true),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) if self.may_end => break,
                 Err(error) => panic!("the relay left: {error}"),
             }
         }
@@ -131,9 +135,11 @@ impl Cable {
         self.input.resize(start + (1 << 18), 0);
         let Some(mut stream) = self.stream.as_ref() else { return };
         let read = match stream.read(&mut self.input[start..]) {
+            Ok(0) if self.may_end => 0,
             Ok(0) => panic!("the relay hung up"),
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(_) if self.may_end => 0,
             Err(error) => panic!("the relay left: {error}"),
         };
         self.input.truncate(start + read);

@@ -141,7 +141,11 @@ impl Lab {
 
     /// Waits until a counter is not 0.
     pub fn until_moved(&mut self, path: &[&str]) {
-        self.until_stats(&format!("{path:?} to move"), |stats| at(stats, path) > 0);
+        self.until_at_least(path, 1);
+    }
+
+    pub fn until_at_least(&mut self, path: &[&str], value: u64) {
+        self.until_stats(&format!("{path:?} to reach {value}"), |stats| at(stats, path) >= value);
     }
 
     /// Waits until a flow is in `state`.
@@ -168,11 +172,18 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// Asks the relay to end, as SIGTERM does, and waits for it.
+    pub fn stop(&mut self) -> std::thread::Result<()> {
+        self.guest.cable.may_end = true;
+        self.stop = None; // Readable: the other end closed.
+        self.relay.take().map_or(Ok(()), JoinHandle::join)
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
-        self.stop = None; // Readable: the other end closed.
-        let relay = self.relay.take().unwrap().join();
-        if let Err(panic) = relay
+        if let Err(panic) = self.stop()
             && !std::thread::panicking()
         {
             std::panic::resume_unwind(panic);

@@ -11,6 +11,10 @@ use super::ranges::Ranges;
 /// Out-of-order ranges we keep; the guest retransmits what lies beyond.
 const AHEAD_MAX: usize = 16;
 
+/// Times the next byte is refused before the window is announced as closed: some seconds. Not at the first, as not
+/// every TCP takes well to a window that shrinks (RFC 9293 3.8.6), and long before a guest gives up.
+pub(super) const REFUSALS_MAX: u8 = 4;
+
 /// How far the guest's direction is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inbound {
@@ -48,8 +52,12 @@ pub(super) struct Receive {
     newest: Seq,
     /// Both ends scale windows.
     scaled: bool,
-    /// Bytes between `taken` and a new edge.
+    /// Bytes between `taken` and a new edge. 0: the edge stays where it is.
     capacity: u32,
+    /// The window announced last holds less than a segment.
+    closed: bool,
+    /// Times in a row that the very next byte found no memory: the guest has sent it so often.
+    refusals: u8,
 }
 
 impl Receive {
@@ -64,6 +72,8 @@ impl Receive {
             newest: Seq(0),
             scaled: false,
             capacity,
+            closed: false,
+            refusals: 0,
         }
     }
 
@@ -84,8 +94,14 @@ impl Receive {
         self.capacity
     }
 
-    pub(super) fn set_capacity(&mut self, capacity: u32) {
+    /// `true`: a window that was closed is open enough to tell the guest, which may not ask for long.
+    pub(super) fn set_capacity(&mut self, capacity: u32, mss: u32) -> bool {
         self.capacity = if self.scaled { capacity } else { capacity.min(u32::from(u16::MAX)) };
+        if self.capacity == 0 {
+            return false;
+        }
+        let was_refused = std::mem::take(&mut self.refusals) >= REFUSALS_MAX;
+        self.closed && self.state == Inbound::Open && (was_refused || self.may_grow(2 * mss))
     }
 
     pub(super) fn state(&self) -> Inbound {
@@ -152,6 +168,9 @@ impl Receive {
         let start = self.taken + take.offset;
         let end = start + to_socket + stored;
         if start == self.next {
+            self.refusals = if end == start { self.refusals.saturating_add(1) } else { 0 };
+        }
+        if start == self.next {
             self.taken += to_socket;
             self.next = end;
             while let Some((left, right)) = self.ahead.as_slice().first().copied() {
@@ -206,7 +225,13 @@ impl Receive {
         // A window that is almost closed opens by a segment or not at all.
         let grows = promised >= mss || self.may_grow(mss);
         let edge = if grows { self.edge.max(self.taken + self.capacity) } else { self.edge };
-        let window = edge.max(self.next).since(self.next);
+        let window = if self.refusals >= REFUSALS_MAX && self.capacity == 0 {
+            // The guest sends these bytes again until it gives up, but a closed window it probes for as long as
+            // it is answered. What was promised is still taken if it comes.
+            0
+        } else {
+            edge.max(self.next).since(self.next)
+        };
         let (field, promised) = if self.scaled {
             let field = u16::try_from(window >> WINDOW_SCALE).unwrap_or(u16::MAX);
             (field, u32::from(field) << WINDOW_SCALE)
@@ -216,6 +241,7 @@ impl Receive {
         };
         // Rounding down must not take back what was promised before.
         self.edge = self.edge.max(self.next + promised);
+        self.closed = promised < mss;
         (self.next, field)
     }
 

@@ -14,6 +14,7 @@ mod to_guest;
 use std::time::Duration;
 
 use super::*;
+use crate::wire::tcp::SackBlocks;
 
 const MSS: u32 = 1000;
 const LINK_MSS: u16 = 1460;
