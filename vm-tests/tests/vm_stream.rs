@@ -108,7 +108,15 @@ fn network_comes_back_after_a_pulled_cable_a_new_translator_and_a_reboot() {
             room.guest_within(&format!("timeout 2 wget -q -O - http://{SERVER_V4}/")).map(drop)
         })?;
         room.step("a new translator, to which QEMU connects again", |room| {
-            room.replace_translator()?;
+            room.guest("mkdir -p /tmp/www; echo hello from the guest >/tmp/www/index.html")?;
+            room.guest(&format!("httpd -p {FORWARDED_PORT} -h /tmp/www"))?;
+            room.replace_translator()
+        })?;
+        // First from the outside: the guest says nothing that it is not asked.
+        room.step("the guest's page through the new translator", |room| {
+            room.expect_guest_page(POD_V4.into())
+        })?;
+        room.step("a page from the outside through it", |room| {
             room.guest_within(&format!("timeout 2 wget -q -O - http://{SERVER_V4}/")).map(drop)
         })?;
         room.step("a reset", |room| room.vm.reset())?;
