@@ -166,21 +166,8 @@ fn advertise_router(network: &Network, v6: V6, asker: Option<(Ipv6Addr, Mac)>, o
     push_option(out, RDNSS, limit, |out, room| {
         network.resolvers_v6().take(room / 16).for_each(|address| out.extend(address.octets()));
     });
-    push_option(out, DNSSL, limit, |out, room| push_names(network.search_list(), out, room));
+    push_option(out, DNSSL, limit, |out, room| name::push_list(out, network.search_list(), room));
     envelope.seal_icmpv6(out);
-}
-
-/// Appends names, as many as fit.
-fn push_names(names: &[String], out: &mut Vec<u8>, room: usize) {
-    let start = out.len();
-    for text in names {
-        let end = out.len();
-        name::push(out, text);
-        if out.len() - start > room {
-            out.truncate(end);
-            return;
-        }
-    }
 }
 
 /// Appends an option of RFC 8106 (type, length in units of 8, reserved, lifetime, data, padding) unless `fill`
