@@ -340,6 +340,12 @@ fn beyond_their_limit_datagram_flows_are_refused_and_old_ones_go_on() {
         }
         lab.send(&ip, &datagram(&ip, (5000, port), b"too many"));
         lab.wait_for("drops", "flow_limit", 1);
+        // No socket is opened for it: that would have failed with another reason.
+        let nowhere = repr((ENDS[0].0, "192.0.2.7"), protocol::UDP);
+        lab.send(&nowhere, &datagram(&nowhere, (5000, port), b"too many"));
+        lab.wait_for("drops", "flow_limit", 2);
+        server.send_to(b"too many", SocketAddr::new(ip.src, 5353)).unwrap();
+        lab.wait_for("drops", "flow_limit", 3);
         lab.send(&ip, &datagram(&ip, (4000, port), b"still mine"));
         assert_eq!(server.recv_from(&mut [0; 10]).unwrap().1.port(), 4000);
         let stats = lab.stats();
