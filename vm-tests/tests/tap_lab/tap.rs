@@ -75,7 +75,8 @@ impl Tap {
         let mut line = String::new();
         BufReader::new(control).read_line(&mut line).unwrap();
         let stats: serde_json::Value = serde_json::from_str(&line).unwrap();
-        Some(stats[group][name].as_u64().unwrap_or_else(|| panic!("{group}.{name} in {stats}")))
+        let found = stats.pointer(&format!("/{group}/{name}")).and_then(serde_json::Value::as_u64);
+        Some(found.unwrap_or_else(|| panic!("{group}.{name} in {stats}")))
     }
 
     /// Who opens connections of this way, and the addresses it may open them to.
