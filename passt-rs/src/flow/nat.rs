@@ -152,10 +152,10 @@ impl Nat {
     }
 }
 
-/// Whether an address has no single peer that a socket of ours could be, but the pod's own loopback.
+/// Whether an address is nobody's whom a socket of ours may talk to.
 ///
-/// Unspecified addresses are loopback to Linux, and so may be an IPv4 address inside an IPv6 one (RFC 4291 2.5.5.2),
-/// which an IPv6 socket takes as IPv4. Multicast and limited broadcast have no single peer to relay for.
+/// Loopback would reach the pod's own services past `map_host_loopback`. To Linux unspecified addresses are loopback
+/// too, and an IPv4 address inside an IPv6 one (RFC 4291 2.5.5.2) is the IPv4 address, loopback or not. Multicast and limited broadcast have no single peer to relay for.
 fn is_no_peer(destination: IpAddr) -> bool {
     match destination {
         IpAddr::V4(to) => {
