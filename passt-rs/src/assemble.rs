@@ -172,7 +172,8 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listening>> {
         let wanted: usize = rules.iter().map(|rule| rule.ports.iter().count()).sum();
         let before = listening.len();
         for rule in rules {
-            listen_rule(flag, rule, protocol, before + budget, &mut listening)?;
+            let place = place(config, rule);
+            listen_rule(flag, rule, place, protocol, before + budget, &mut listening)?;
         }
         let bound = listening.len() - before;
         if bound < wanted {
@@ -190,6 +191,7 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listening>> {
 fn listen_rule(
     flag: &str,
     rule: &Rule,
+    place: (IpAddr, bool),
     protocol: Proto,
     budget: usize,
     listening: &mut Vec<Listening>,
@@ -198,7 +200,7 @@ fn listen_rule(
         if rule.best_effort && listening.len() >= budget {
             return Ok(());
         }
-        match listen_port(rule, protocol, port, guest_port) {
+        match listen_port(rule, place, protocol, port, guest_port) {
             Ok(listener) => listening.push(listener),
             Err(Errno::MFILE | Errno::NFILE) if rule.best_effort => return Ok(()),
             Err(_) if rule.best_effort => {}
@@ -212,12 +214,29 @@ fn listen_rule(
     Ok(())
 }
 
-/// One port on the rule's address, or on every address: both families at once where the kernel has IPv6.
-fn listen_port(rule: &Rule, protocol: Proto, port: u16, guest_port: u16) -> Result<Listening, Errno> {
+/// The address to listen on, and whether only for IPv6 if it is one of IPv6: the rule's, or every address of the
+/// families the guest has. Who accepts for a guest that cannot be reached could only reset.
+fn place(config: &Config, rule: &Rule) -> (IpAddr, bool) {
+    let network = &config.network;
+    match (rule.bind, network.v4, network.v6) {
+        (Some(address), ..) => (address, true),
+        (None, Some(_), None) => (Ipv4Addr::UNSPECIFIED.into(), true),
+        (None, None, Some(_)) => (Ipv6Addr::UNSPECIFIED.into(), true),
+        (None, None, None) | (None, Some(_), Some(_)) => (Ipv6Addr::UNSPECIFIED.into(), false),
+    }
+}
+
+/// One port: both families at once where the kernel has IPv6.
+fn listen_port(
+    rule: &Rule,
+    (address, v6_only): (IpAddr, bool),
+    protocol: Proto,
+    port: u16,
+    guest_port: u16,
+) -> Result<Listening, Errno> {
     let device = rule.interface.as_deref();
     let on = |address: IpAddr| {
         let address = SocketAddr::new(address, port);
-        let v6_only = rule.bind.is_some();
         let socket = match protocol {
             Proto::Tcp => tcp::listen(&address, v6_only, device)?,
             Proto::Udp => udp::listen(address, v6_only, device)
@@ -225,12 +244,9 @@ fn listen_port(rule: &Rule, protocol: Proto, port: u16, guest_port: u16) -> Resu
         };
         Ok(Listening { protocol, socket, guest_port })
     };
-    match rule.bind {
-        Some(address) => on(address),
-        None => match on(Ipv6Addr::UNSPECIFIED.into()) {
-            Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => on(Ipv4Addr::UNSPECIFIED.into()),
-            bound => bound,
-        },
+    match on(address) {
+        Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if !v6_only => on(Ipv4Addr::UNSPECIFIED.into()),
+        bound => bound,
     }
 }
 

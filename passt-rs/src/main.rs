@@ -102,6 +102,9 @@ fn serve<G: Guest>(
     let opened = assemble::open(config, files)?;
     let mut relay = Relay::new(guest, assemble::settings(config)?, opened).context("epoll")?;
     sandbox::lock_down(Needs::of(config))?;
+    if !config.foreground && config.log.file.is_none() {
+        warn!("going to the background without --log-file: from here on nothing is logged");
+    }
     readiness.announce(pid_file).context("cannot go to the background")?;
     relay.run().context("waiting for events")
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 const PASST_RS: &str = env!("CARGO_BIN_EXE_passt-rs");
@@ -121,6 +121,74 @@ fn background_writes_pid_and_log_and_returns_when_ready() {
     assert!(fs::read_to_string(log).unwrap().contains("IPv4: 192.0.2.2/24"));
 }
 
+#[test]
+fn background_without_a_log_file_says_that_nothing_more_is_logged() {
+    let directory = tempfile::tempdir().unwrap();
+    let [pid, socket] = ["pid", "s"].map(|name| directory.path().join(name));
+    let paths = ["-P", pid.to_str().unwrap(), "-s", socket.to_str().unwrap()];
+    let output = passt_rs(&[&ADDRESSES[..], &paths].concat());
+    kill(fs::read_to_string(pid).unwrap().trim().parse().unwrap(), rustix::process::Signal::TERM);
+    assert!(output.status.success());
+    let last = stderr(&output).lines().last().unwrap().to_owned();
+    assert!(last.contains("--log-file: from here on nothing is logged"), "{last}");
+}
+
+/// Starts in a network namespace of its own with `limit` descriptors; what it said until ports are forwarded.
+fn serve_alone(limit: u32, args: &[&str]) -> (Child, String) {
+    let nofile = format!("--nofile={limit}:{limit}");
+    let mut child = Command::new("unshare")
+        .args(["--net", "prlimit", &nofile, PASST_RS, "--foreground"])
+        .args(args)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut reader = BufReader::new(child.stderr.as_mut().unwrap());
+    while !said.contains("ports are forwarded") {
+        assert!(reader.read_line(&mut said).unwrap() > 0, "it ended: {said}");
+    }
+    (child, said)
+}
+
+fn end(mut child: Child) {
+    kill(child.id(), rustix::process::Signal::TERM);
+    child.wait().unwrap();
+}
+
+#[test]
+fn all_ports_beyond_the_descriptor_limit_are_counted_and_the_limit_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let args = [&ADDRESSES[..], &["-t", "all", "-s", socket.to_str().unwrap()]].concat();
+    let (child, said) = serve_alone(64, &args);
+    end(child);
+    // Half of the descriptors are for connections.
+    for wanted in ["--tcp-ports: 32 of ", "limit of 64 descriptors: raise RLIMIT_NOFILE (ulimit -n)"] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+}
+
+#[test]
+fn ports_are_bound_in_the_families_the_guest_has_only() {
+    // 48222 as the kernel shows it, after an address of all zeros.
+    let (any4, any6) = ("00000000:BC5E", "00000000000000000000000000000000:BC5E");
+    for (args, v4, v6) in [
+        (&["-4", "-a", "192.0.2.2/24"][..], true, false),
+        (&["-6", "-a", "2001:db8::2/64"], false, true),
+        (&ADDRESSES, false, true),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let args = [args, &["-t", "48222", "-s", socket.to_str().unwrap()]].concat();
+        let (child, _) = serve_alone(1024, &args);
+        let tables = ["tcp", "tcp6"]
+            .map(|table| fs::read_to_string(format!("/proc/{}/net/{table}", child.id())).unwrap());
+        end(child);
+        let bound = [tables[0].contains(any4), tables[1].contains(any6)];
+        assert_eq!(bound, [v4, v6], "{args:?}: {tables:?}");
+    }
+}
+
 fn kill(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, signal).unwrap();
@@ -142,7 +210,7 @@ fn failure_in_the_background_fails_the_one_who_waits() {
 
 const FLAGS: &str = "
     -f --foreground -d --debug --trace -q --quiet -l --log-file --log-size -P --pid -1 --one-off --runas --control
-    -h --help --version -s --socket -F --fd --netns --netns-only -I --ns-ifname --ns-mac-addr --config-net -p --pcap
+    -h --help --version -s --socket -F --fd --netns --netns-only --no-netns-quit -I --ns-ifname --ns-mac-addr --config-net -p --pcap
     -m --mtu -a --address -n --netmask -M --mac-addr -g --gateway -i --interface -o --outbound
     --outbound-if4 --outbound-if6 -4 --ipv4-only -6 --ipv6-only -D --dns --dns-forward --dns-host -S --search
     -H --hostname --fqdn --dhcp-dns --no-dhcp-dns --dhcp-search --no-dhcp-search --no-dhcp --no-dhcpv6 --no-ndp

@@ -173,17 +173,32 @@ impl Lab {
         }
     }
 
+    /// The next ARP request for another address than the sender's.
+    fn receive_arp(&mut self) -> Vec<u8> {
+        loop {
+            let frame = self.receive_frame();
+            if frame[12..14] == [8, 6] && frame[28..32] != frame[38..42] {
+                return frame;
+            }
+        }
+    }
+
+    fn receive_frame(&mut self) -> Vec<u8> {
+        let mut prefix = [0; 4];
+        if let Err(error) = self.guest.read_exact(&mut prefix) {
+            panic!("no frame: {error}; {}", self.stats());
+        }
+        let mut frame = vec![0; u32::from_be_bytes(prefix) as usize];
+        self.guest.read_exact(&mut frame).unwrap();
+        frame
+    }
+
     /// The next IP packet for the guest of `number`; what the relay announces is skipped.
     fn receive(&mut self, number: u8) -> Packet {
         let deadline = Instant::now() + PATIENCE;
         loop {
             assert!(Instant::now() < deadline, "no packet of protocol {number}");
-            let mut prefix = [0; 4];
-            if let Err(error) = self.guest.read_exact(&mut prefix) {
-                panic!("no packet of protocol {number}: {error}; {}", self.stats());
-            }
-            let mut frame = vec![0; u32::from_be_bytes(prefix) as usize];
-            self.guest.read_exact(&mut frame).unwrap();
+            let frame = self.receive_frame();
             let headers = Headers::parse(&frame, frame.len()).unwrap();
             if let Some(ip) = headers.ip.filter(|ip| ip.protocol == number && !ip.dst.is_multicast()) {
                 assert_eq!((headers.src, headers.dst), (OUR_MAC, GUEST_MAC));
@@ -325,6 +340,12 @@ fn beyond_their_limit_datagram_flows_are_refused_and_old_ones_go_on() {
         }
         lab.send(&ip, &datagram(&ip, (5000, port), b"too many"));
         lab.wait_for("drops", "flow_limit", 1);
+        // No socket is opened for it: that would have failed with another reason.
+        let nowhere = repr((ENDS[0].0, "192.0.2.7"), protocol::UDP);
+        lab.send(&nowhere, &datagram(&nowhere, (5000, port), b"too many"));
+        lab.wait_for("drops", "flow_limit", 2);
+        server.send_to(b"too many", SocketAddr::new(ip.src, 5353)).unwrap();
+        lab.wait_for("drops", "flow_limit", 3);
         lab.send(&ip, &datagram(&ip, (4000, port), b"still mine"));
         assert_eq!(server.recv_from(&mut [0; 10]).unwrap().1.port(), 4000);
         let stats = lab.stats();
@@ -505,6 +526,30 @@ fn a_forwarded_port_reaches_the_guest_which_sees_and_answers_the_peer() {
             assert_eq!(lab.stat("udp", "from_host_total"), 1);
         });
     }
+}
+
+#[test]
+fn a_guest_that_never_spoke_is_found_by_asking_and_is_reached_from_outside() {
+    lab(1500, 1500, ALL, |lab| {
+        let asked = lab.receive_arp();
+        assert_eq!(
+            (asked[21], &asked[28..32], &asked[38..42]),
+            (1, &[10, 244, 1, 1][..], &[10, 244, 1, 5][..])
+        );
+        let mut reply = [OUR_MAC.0, GUEST_MAC.0].concat();
+        reply.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
+        reply.extend(GUEST_MAC.0);
+        reply.extend([10, 244, 1, 5]);
+        reply.extend(&asked[22..32]);
+        lab.send_frame(&reply);
+        lab.wait_for("cable", "from_guest_frames", 1);
+        let (server, port) = server(ENDS[0].1);
+        server.send_to(b"question", "10.244.1.5:5353").unwrap();
+        // It looks at the MAC address too.
+        let (headers, bytes, _) = lab.receive_whole(protocol::UDP);
+        assert_eq!(parse_datagram(&headers, &bytes), (port, 53, b"question".to_vec()));
+        assert_eq!(lab.stat("drops", "not_for_us"), 0);
+    });
 }
 
 #[test]

@@ -7,4 +7,4 @@ mod stream;
 
 pub use dns::{DnsServer, NAME};
 pub use http::{HttpServer, PAGE, get};
-pub use stream::{Received, Sink};
+pub use stream::{Received, Sink, md5};

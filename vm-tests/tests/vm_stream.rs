@@ -15,6 +15,7 @@ use vm_tests::vm::{Image, Netdev, Options, Vm};
 const SOON: Duration = Duration::from_secs(20);
 const STREAM_LIMIT: Duration = Duration::from_secs(120);
 const STREAM_BYTES: u64 = 1 << 30;
+const SUMMED_BYTES: u64 = 64 << 20;
 const HTTP_PORT: u16 = 80;
 const SINK_PORT: u16 = 9000;
 
@@ -69,22 +70,21 @@ fn guest_gets_the_pods_network_and_both_ends_reach_each_other() {
 fn streams_of_a_gibibyte_arrive_whole_in_both_directions() {
     in_a_room(Capture::Nothing, |room| {
         room.guest("dhcp")?;
+        // First what fits a checksum's time, so that a difference names its direction.
+        room.step("64 MiB from the outside, summed in the guest", |room| {
+            room.guest(&format!("wget -q -O /tmp/stream http://{SERVER_V4}/stream/{SUMMED_BYTES}"))?;
+            let (sum, expected) = (room.guest("md5sum /tmp/stream")?, services::md5(SUMMED_BYTES)?);
+            ensure!(sum.starts_with(&expected), "the guest has {sum}, and {expected} was sent");
+            Ok(())
+        })?;
+        room.step("64 MiB to the outside", |room| room.send_stream(SUMMED_BYTES))?;
         // wget keeps the file where the sender below finds it; the length is HTTP's to check.
         room.step("1 GiB from the outside", |room| {
             let command = format!("wget -q -O /tmp/stream http://{SERVER_V4}/stream/{STREAM_BYTES}");
             room.vm.succeed(&command, STREAM_LIMIT)
         })?;
         // The guest sends what it got: the sink, which knows every byte, so judges both directions.
-        room.step("1 GiB to the outside", |room| {
-            let sink = Sink::start(room.lab.world(), SINK_PORT)?;
-            // nc itself would send by the kilobyte; cat hands the file to the kernel.
-            let sender =
-                room.vm.run(&format!("nc {SERVER_V4} {SINK_PORT} -e cat /tmp/stream"), STREAM_LIMIT)?;
-            let received =
-                sink.finish().with_context(|| format!("the sender in the guest ended with {sender}"))?;
-            ensure!(received.bytes == STREAM_BYTES, "{} bytes arrived", received.bytes);
-            Ok(())
-        })
+        room.step("1 GiB to the outside", |room| room.send_stream(STREAM_BYTES))
     });
 }
 
@@ -108,7 +108,15 @@ fn network_comes_back_after_a_pulled_cable_a_new_translator_and_a_reboot() {
             room.guest_within(&format!("timeout 2 wget -q -O - http://{SERVER_V4}/")).map(drop)
         })?;
         room.step("a new translator, to which QEMU connects again", |room| {
-            room.replace_translator()?;
+            room.guest("mkdir -p /tmp/www; echo hello from the guest >/tmp/www/index.html")?;
+            room.guest(&format!("httpd -p {FORWARDED_PORT} -h /tmp/www"))?;
+            room.replace_translator()
+        })?;
+        // First from the outside: the guest says nothing that it is not asked.
+        room.step("the guest's page through the new translator", |room| {
+            room.expect_guest_page(POD_V4.into())
+        })?;
+        room.step("a page from the outside through it", |room| {
             room.guest_within(&format!("timeout 2 wget -q -O - http://{SERVER_V4}/")).map(drop)
         })?;
         room.step("a reset", |room| room.vm.reset())?;
@@ -182,6 +190,17 @@ impl<'lab> Room<'lab> {
 
     fn guest_within(&mut self, command: &str) -> Result<String> {
         self.vm.succeed_within(command, SOON)
+    }
+
+    /// The guest sends its file, and the outside compares it with a stream of `bytes`.
+    fn send_stream(&mut self, bytes: u64) -> Result<()> {
+        let sink = Sink::start(self.lab.world(), SINK_PORT)?;
+        // nc itself would send by the kilobyte; cat hands the file to the kernel.
+        let sender = self.vm.run(&format!("nc {SERVER_V4} {SINK_PORT} -e cat /tmp/stream"), STREAM_LIMIT)?;
+        let received =
+            sink.finish().with_context(|| format!("the sender in the guest ended with {sender}"))?;
+        ensure!(received.bytes == bytes, "{} bytes arrived", received.bytes);
+        Ok(())
     }
 
     fn expect_page(&mut self, address: &str) -> Result<()> {

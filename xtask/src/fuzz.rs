@@ -17,7 +17,7 @@ pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
     let seconds: u32 =
         arguments.first().map_or(SECONDS, String::as_str).parse().context("SECONDS is a number")?;
     if !Path::new(TARGETS).is_dir() {
-        bail!("there are no fuzz targets yet ({TARGETS})");
+        bail!("there are no fuzz targets yet: they come with vhost-user, in {TARGETS}");
     }
     let mut names: Vec<String> = fs::read_dir(TARGETS)?
         .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned()))

@@ -3,12 +3,14 @@
 mod names;
 mod size;
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::install::find;
 use crate::process::{Interrupted, Runner};
+use crate::target;
 
 /// A check and how to run it.
 type Check = (&'static str, fn(&Runner) -> Result<()>);
@@ -49,11 +51,31 @@ fn clippy(runner: &Runner) -> Result<()> {
 }
 
 fn dependencies(runner: &Runner) -> Result<()> {
-    if find("cargo-deny").is_none() {
-        eprintln!("xtask: NOT CHECKED: cargo-deny is not installed (cargo install --locked cargo-deny)");
-        return Ok(());
+    let program = cargo_deny(runner)?;
+    runner.run(Command::new(program).args(["--all-features", "check", "bans", "licenses", "sources"]))?;
+    // Its database is fetched at each run, and a check must not fail for want of a network.
+    eprintln!(
+        "xtask: NOT CHECKED: known vulnerabilities, which need a database from the network: cargo deny check"
+    );
+    Ok(())
+}
+
+/// The program of that name, built into the target folder if the system has none.
+fn cargo_deny(runner: &Runner) -> Result<PathBuf> {
+    if let Some(program) = find("cargo-deny") {
+        return Ok(program);
     }
-    runner.run(Command::new("cargo").args(["deny", "--all-features", "check", "bans", "licenses", "sources"]))
+    let root = target()?.join("tools");
+    let program = root.join("bin/cargo-deny");
+    if !program.is_file() {
+        eprintln!(
+            "xtask: installing cargo-deny in {} (checks licences and sources; 5 minutes of CPU, once)",
+            root.display()
+        );
+        let arguments = ["install", "--locked", "cargo-deny", "--root"];
+        runner.run(Command::new("cargo").args(arguments).arg(&root))?;
+    }
+    Ok(program)
 }
 
 /// Files of the repository, also those not committed yet.

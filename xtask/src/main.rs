@@ -23,7 +23,7 @@ usage: cargo xtask COMMAND [ARGUMENT...]
   test [ARGUMENT...]         every test; arguments go to cargo test
   bench [ARGUMENT...]        throughput and latency against passt and the kernel
   lint                       format, clippy, names in the documentation, file sizes, licences
-  fuzz [SECONDS]             each fuzz target for SECONDS (30)
+  fuzz [SECONDS]             each fuzz target for SECONDS (30); there are none yet
 ";
 
 /// Commands, as `lint` checks them in the documentation.

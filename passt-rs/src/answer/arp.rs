@@ -26,7 +26,7 @@ pub fn answer(network: &Network, frame: &[u8], out: &mut Vec<u8>) -> Result<(), 
     let body = frame.get(ETHERNET_HEADER_LEN..).ok_or(DropReason::Malformed)?;
     let packet = ArpPacket::new_checked(body).map_err(|_| DropReason::Malformed)?;
     let Ok(ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Request,
+        operation,
         source_hardware_addr: asker,
         source_protocol_addr: sender,
         target_protocol_addr: target,
@@ -37,6 +37,12 @@ pub fn answer(network: &Network, frame: &[u8], out: &mut Vec<u8>) -> Result<(), 
     };
     if Mac(asker.0).is_multicast() {
         return Err(DropReason::Source);
+    }
+    match operation {
+        ArpOperation::Request => {}
+        // To what we ask when the link comes up; whoever took the frame has learned the guest's MAC from it.
+        ArpOperation::Reply if target == v4.ours() => return Ok(()),
+        ArpOperation::Reply | ArpOperation::Unknown(_) => return Err(DropReason::NotForUs),
     }
     let claims = sender.is_unspecified() || sender == target;
     let answered = if claims { target == v4.ours() } else { target != v4.guest && is_host(target) };
@@ -135,12 +141,22 @@ mod tests {
             (18, 5, DropReason::NotForUs),    // hardware address length
             (18, 200, DropReason::Malformed), // the same, beyond the frame
             (19, 3, DropReason::NotForUs),    // protocol address length
-            (21, 2, DropReason::NotForUs),    // reply
+            (21, 3, DropReason::NotForUs),    // reverse ARP
             (22, 0x53, DropReason::Source),   // a group as sender
         ] {
             let mut frame = request("10.244.1.7", "10.244.1.1");
             frame[at] = value;
             assert_eq!(ask(&network(), &frame), Err(reason), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_reply_is_heard_if_it_is_to_us() {
+        for (target, expected) in [("10.244.1.1", Ok(Vec::new())), ("10.244.1.9", Err(DropReason::NotForUs))]
+        {
+            let mut frame = request("10.244.1.7", target);
+            frame[21] = 2;
+            assert_eq!(ask(&network(), &frame), expected, "{target}");
         }
     }
 

@@ -18,6 +18,8 @@
 //! | Request, Renew, Rebind, Confirm, Release, Decline, Information-request | Reply       | 8415 18.3 |
 //! | echo request to our address                   | echo reply                           | 792, 4443 4.2 |
 //! | the guest's link comes up ([`announce`])      | our addresses, unasked               | 5227 3, 4861 7.2.6 |
+//! | the same                                      | where is the guest's address?        | 826, 4861 7.2.2 |
+//! | ARP reply, neighbor advertisement, to us      | nothing                              | |
 //!
 //! `Ok` with an empty buffer: heard, understood, and nothing is to be said. `Err`: a frame to count.
 //! Transport checksums of requests are not verified: whether one is complete stands in the frame's offload

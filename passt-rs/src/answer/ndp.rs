@@ -28,6 +28,8 @@ use crate::wire::{ETHERNET_HEADER_LEN, Envelope, IPV6_HEADER_LEN, Mac, name, pro
 const HOP_LIMIT: u8 = 255;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
+/// ff02::1:ff00:0/104 (RFC 4291 2.7.1).
+const SOLICITED_NODE: u128 = 0xff02_0000_0000_0000_0000_0001_ff00_0000;
 /// Hop limit of the guest's own packets, by our advice.
 const GUEST_HOP_LIMIT: u8 = 64;
 /// The field's maximum (RFC 8319 4): the pod's network does not go away before the pod.
@@ -87,6 +89,8 @@ pub fn answer(network: &Network, frame: &[u8], out: &mut Vec<u8>) -> Result<(), 
             advertise_neighbor(network, target, asker, out);
             Ok(())
         }
+        // To what we ask when the link comes up; whoever took the frame has learned the guest's MAC from it.
+        NdiscRepr::NeighborAdvert { .. } if request.dst == IpAddr::V6(v6.our_link_local) => Ok(()),
         NdiscRepr::RouterAdvert { .. } | NdiscRepr::NeighborAdvert { .. } | NdiscRepr::Redirect { .. } => {
             Err(DropReason::NotForUs)
         }
@@ -121,6 +125,18 @@ pub(super) fn advertise_neighbor(
     envelope.seal_icmpv6(out);
 }
 
+/// Asks where the guest's address is.
+pub(super) fn solicit_neighbor(network: &Network, v6: V6, out: &mut Vec<u8>) {
+    let [.., high, low, last] = v6.guest.octets();
+    let group = Ipv6Addr::from_bits(SOLICITED_NODE | v6.guest.to_bits() & 0xff_ffff);
+    let group_mac = Mac([0x33, 0x33, 0xff, high, low, last]); // RFC 2464 7
+    let our_mac = EthernetAddress(network.our_mac.0).into();
+    let envelope = envelope(network, v6.our_link_local, Some((group, group_mac)));
+    envelope.open(out);
+    emit(&NdiscRepr::NeighborSolicit { target_addr: v6.guest, lladdr: Some(our_mac) }, out);
+    envelope.seal_icmpv6(out);
+}
+
 fn advertise_router(network: &Network, v6: V6, asker: Option<(Ipv6Addr, Mac)>, out: &mut Vec<u8>) {
     let mut flags = NdiscRouterFlags::empty();
     flags.set(NdiscRouterFlags::MANAGED, network.services.dhcpv6);
@@ -150,21 +166,8 @@ fn advertise_router(network: &Network, v6: V6, asker: Option<(Ipv6Addr, Mac)>, o
     push_option(out, RDNSS, limit, |out, room| {
         network.resolvers_v6().take(room / 16).for_each(|address| out.extend(address.octets()));
     });
-    push_option(out, DNSSL, limit, |out, room| push_names(network.search_list(), out, room));
+    push_option(out, DNSSL, limit, |out, room| name::push_list(out, network.search_list(), room));
     envelope.seal_icmpv6(out);
-}
-
-/// Appends names, as many as fit.
-fn push_names(names: &[String], out: &mut Vec<u8>, room: usize) {
-    let start = out.len();
-    for text in names {
-        let end = out.len();
-        name::push(out, text);
-        if out.len() - start > room {
-            out.truncate(end);
-            return;
-        }
-    }
 }
 
 /// Appends an option of RFC 8106 (type, length in units of 8, reserved, lifetime, data, padding) unless `fill`
@@ -200,9 +203,8 @@ fn envelope(network: &Network, src: Ipv6Addr, asker: Option<(Ipv6Addr, Mac)>) ->
     Envelope { src_mac: network.our_mac, dst_mac, src: src.into(), dst: dst.into(), hop_limit: HOP_LIMIT }
 }
 
-/// ff02::1:ff00:0/104 (RFC 4291 2.7.1).
 fn is_solicited_node(address: Ipv6Addr) -> bool {
-    matches!(address.segments(), [0xff02, 0, 0, 0, 0, 1, 0xff00..=0xffff, _])
+    address.to_bits() >> 24 == SOLICITED_NODE >> 24
 }
 
 #[cfg(test)]

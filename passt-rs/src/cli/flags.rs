@@ -4,7 +4,7 @@ use clap::{ArgAction, Args, Parser};
 
 /// Connects a virtual machine's network card to the sockets of this network namespace.
 ///
-/// Takes passt's options. Without any, waits for a machine on a new socket /tmp/passt_N.socket, gives it this
+/// Takes passt's options. Without any, waits for a guest on a new socket /tmp/passt_N.socket, gives it this
 /// namespace's own addresses, and carries its connections out; nothing is forwarded in until -t or -u says so.
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "passt-rs", version, disable_version_flag = true, args_override_self = true)]
@@ -30,7 +30,7 @@ pub struct Cli {
     /// Write the process id to this file
     #[arg(short = 'P', long, value_name = "FILE", help_heading = PROCESS)]
     pub pid: Vec<String>,
-    /// Quit when the machine disconnects
+    /// Quit when the guest disconnects
     #[arg(short = '1', long, help_heading = PROCESS)]
     pub one_off: bool,
     /// Run as this user when started as root [default: 65534:65534]
@@ -43,9 +43,12 @@ pub struct Cli {
     #[arg(long, action = ArgAction::Version, help_heading = PROCESS)]
     version: Option<bool>,
 
-    /// Wait for the machine on this Unix socket [default: the first free /tmp/passt_N.socket]
-    #[arg(short, long, alias = "socket-path", value_name = "PATH", help_heading = TRANSPORT)]
+    /// Wait for the guest on this Unix socket [default: the first free /tmp/passt_N.socket]
+    #[arg(short, long, value_name = "PATH", help_heading = TRANSPORT)]
     pub socket: Vec<String>,
+    /// passt's other spelling of --socket; no alias, so that mistakes name what was typed
+    #[arg(long, hide = true)]
+    pub socket_path: Vec<String>,
     /// Use this connected descriptor instead of a socket of our own
     #[arg(short = 'F', long, value_name = "FD", help_heading = TRANSPORT)]
     pub fd: Vec<String>,
@@ -55,6 +58,9 @@ pub struct Cli {
     /// Join no user namespace with --netns; this is always so
     #[arg(long, help_heading = TRANSPORT)]
     pub netns_only: bool,
+    /// Do not quit when the path of --netns goes; this is always so
+    #[arg(long, help_heading = TRANSPORT)]
+    pub no_netns_quit: bool,
     /// Name of the tap [default: the outbound interface's name, or tap0]
     #[arg(short = 'I', long, value_name = "NAME", help_heading = TRANSPORT)]
     pub ns_ifname: Vec<String>,
@@ -71,13 +77,13 @@ pub struct Cli {
     /// MTU to announce; 0 announces none [default: 65520]
     #[arg(short, long, value_name = "BYTES", help_heading = ADDRESSES)]
     pub mtu: Vec<String>,
-    /// The machine's address, one per family [default: those of the outbound interface]
+    /// The guest's address, one per family [default: those of the outbound interface]
     #[arg(short, long, value_name = "ADDR[/PREFIX]", help_heading = ADDRESSES)]
     pub address: Vec<String>,
     /// IPv4 netmask, as bits or dotted [default: that of the outbound interface]
     #[arg(short, long, value_name = "MASK", help_heading = ADDRESSES)]
     pub netmask: Vec<String>,
-    /// Our hardware address on the machine's link [default: 9a:55:9a:55:9a:55]
+    /// Our hardware address on the guest's link [default: 9a:55:9a:55:9a:55]
     #[arg(short = 'M', long, value_name = "MAC", help_heading = ADDRESSES)]
     pub mac_addr: Vec<String>,
     /// Default gateway, one per family [default: that of the outbound interface]
@@ -208,8 +214,6 @@ pub struct Unsupported {
     #[arg(long, hide = true)]
     userns: Option<String>,
     #[arg(long, hide = true)]
-    no_netns_quit: bool,
-    #[arg(long, hide = true)]
     no_copy_routes: bool,
     #[arg(long, hide = true)]
     no_copy_addrs: bool,
@@ -236,7 +240,6 @@ impl Unsupported {
             ("--udp-ns", self.udp_ns.is_some()),
             ("--host-lo-to-ns-lo", self.host_lo_to_ns_lo),
             ("--userns", self.userns.is_some()),
-            ("--no-netns-quit", self.no_netns_quit),
             ("--no-copy-routes", self.no_copy_routes),
             ("--no-copy-addrs", self.no_copy_addrs),
             ("--no-splice", self.no_splice),
@@ -247,9 +250,9 @@ impl Unsupported {
 }
 
 const PROCESS: &str = "Process";
-const TRANSPORT: &str = "Machine's end";
+const TRANSPORT: &str = "Guest's end";
 const ADDRESSES: &str = "Addresses";
-const SERVICES: &str = "Services for the machine";
+const SERVICES: &str = "Services for the guest";
 const PROTOCOLS: &str = "Protocols and mappings";
 const PORTS: &str = "Ports";
 
@@ -259,7 +262,7 @@ TCP ports to forward in, repeatable [default: none]
   none                    forward nothing
   all                     every port outside the kernel's range for clients
   22,8000-8010            these ports
-  2222:22,8000-8010:80-90 these, to other ports of the machine
+  2222:22,8000-8010:80-90 these, to other ports of the guest
   1-1023,~25              a range without some; exclusions alone start from `all`
   192.0.2.1/22            listen on one address
   192.0.2.1%eth0/22       and on one interface";

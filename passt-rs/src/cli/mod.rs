@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn short_and_long_spellings_are_the_same() {
         let short = "p -f -d -q -l L -P P -1 -s S -F 3 -p C -m 1 -a A -n N -M M -g G -i I -o O -D D -S S -H H -4 -6 -t T -u U -I N";
-        let long = "p --foreground --debug --quiet --log-file L --pid P --one-off --socket-path S --fd 3 --pcap C --mtu 1 \
+        let long = "p --foreground --debug --quiet --log-file L --pid P --one-off --socket S --fd 3 --pcap C --mtu 1 \
              --address A --netmask N --mac-addr M --gateway G --interface I --outbound O --dns D --search S \
              --hostname H --ipv4-only --ipv6-only --tcp-ports T --udp-ports U --ns-ifname N";
         assert_eq!(format!("{:?}", run(short)), format!("{:?}", run(long)));

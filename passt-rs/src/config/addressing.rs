@@ -57,7 +57,7 @@ impl Addressing {
         let v4 = if cli.ipv6_only { None } else { v4(pod.v4.as_ref(), given.v4, netmask, gateway.v4) };
         let v6 = if v6_on { v6(pod.v6.as_ref(), given.v6, gateway.v6, our_mac) } else { None };
         if v4.is_none() && v6.is_none() && around.pod.is_ok() && !no_family {
-            let problem = "this namespace has no address the machine could take; give one";
+            let problem = "this namespace has no address the guest could take; give one";
             values.fault("--address", problem);
         }
         let gateway6 = gateway.v6.or_else(|| pod.v6.as_ref().and_then(|v6| v6.gateway));
@@ -154,7 +154,7 @@ fn nat(
         if mapping.v4.is_some() && mapping.v4 == v4.map(|v4| v4.guest)
             || mapping.v6.is_some() && mapping.v6 == v6.map(|v6| v6.guest)
         {
-            values.fault(flag, "is the machine's own address, which never leaves it");
+            values.fault(flag, "is the guest's own address, which never leaves it");
         }
     }
     Nat {

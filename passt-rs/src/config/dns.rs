@@ -132,7 +132,7 @@ fn given(cli: &Cli, values: &mut Values) -> Vec<IpAddr> {
             _ if text == "none" && cli.dns.len() == 1 => {}
             _ if text == "none" => values.fault(flag, "`none`: cannot be combined with addresses"),
             Ok(address) if address.is_loopback() => {
-                let problem = "the machine cannot reach loopback; use --dns-forward and --dns-host";
+                let problem = "the guest cannot reach loopback; use --dns-forward and --dns-host";
                 values.fault(flag, format!("`{text}`: {problem}"));
             }
             Ok(address) if address.is_unspecified() || address.is_multicast() => {

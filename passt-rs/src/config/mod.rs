@@ -10,6 +10,7 @@ mod summary;
 mod surroundings;
 mod values;
 
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -150,8 +151,8 @@ impl Config {
         let outbound = values.per_family("--outbound", &cli.outbound);
         let config = Self {
             nat: Nat { dns4: resolvers.dns4, dns6: resolvers.dns6, ..addressing.nat.clone() },
-            tcp_forward: ports(&mut values, "--tcp-ports", &cli.tcp_ports, around, protocols.tcp),
-            udp_forward: ports(&mut values, "--udp-ports", &cli.udp_ports, around, protocols.udp),
+            tcp_forward: ports(&mut values, ("--tcp-ports", &cli.tcp_ports), around, &network, protocols.tcp),
+            udp_forward: ports(&mut values, ("--udp-ports", &cli.udp_ports), around, &network, protocols.udp),
             transport: transport(cli, around, &addressing, &mut values),
             outbound: Outbound {
                 address4: outbound.v4,
@@ -178,14 +179,25 @@ impl Config {
 /// The rules of one protocol; none when it is not carried, but they must be right all the same.
 fn ports(
     values: &mut Values,
-    flag: &str,
-    specs: &[String],
+    (flag, specs): (&str, &[String]),
     around: &Surroundings,
+    network: &Network,
     carried: bool,
 ) -> Vec<Rule> {
     match forward::parse(specs, &around.ephemeral_ports) {
-        Ok(rules) if carried => rules,
-        Ok(_) => Vec::new(),
+        Ok(rules) => {
+            for address in rules.iter().filter_map(|rule| rule.bind) {
+                let (family, off) = match address {
+                    IpAddr::V4(_) => ("IPv4", network.v4.is_none() && network.v6.is_some()),
+                    IpAddr::V6(_) => ("IPv6", network.v6.is_none() && network.v4.is_some()),
+                };
+                if off {
+                    values
+                        .fault(flag, format!("`{address}`: {family} is off, the guest has no such address"));
+                }
+            }
+            if carried { rules } else { Vec::new() }
+        }
         Err(errors) => {
             for error in errors {
                 values.fault(flag, error.to_string());
@@ -196,18 +208,20 @@ fn ports(
 }
 
 fn transport(cli: &Cli, around: &Surroundings, addressing: &Addressing, values: &mut Values) -> Transport {
-    let socket = values.socket_path("--socket", &cli.socket);
+    let socket_flag = if cli.socket_path.is_empty() { "--socket" } else { "--socket-path" };
+    let socket = values.socket_path(socket_flag, &[cli.socket.as_slice(), &cli.socket_path].concat());
     let fd = values.descriptor("--fd", &cli.fd);
     let netns = values.once("--netns", &cli.netns).map(str::to_owned);
     let ifname = values.interface("--ns-ifname", &cli.ns_ifname);
     let mac = values.mac("--ns-mac-addr", &cli.ns_mac_addr);
-    let given = [("--socket", socket.is_some()), ("--fd", fd.is_some()), ("--netns", netns.is_some())];
+    let given = [(socket_flag, socket.is_some()), ("--fd", fd.is_some()), ("--netns", netns.is_some())];
     let mut given = given.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag);
     if let (Some(first), Some(second)) = (given.next(), given.next()) {
-        values.fault(second, format!("cannot be combined with {first}; the machine has one end"));
+        values.fault(second, format!("cannot be combined with {first}; the guest has one end"));
     }
     let of_a_tap = [
         ("--netns-only", cli.netns_only),
+        ("--no-netns-quit", cli.no_netns_quit),
         ("--ns-ifname", ifname.is_some()),
         ("--ns-mac-addr", mac.is_some()),
         ("--config-net", cli.config_net),

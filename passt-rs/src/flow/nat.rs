@@ -8,6 +8,7 @@
 //! | a forwarded resolver address, port 53 or 853 | the resolver |
 //! | `map_host_loopback` (the gateway unless told otherwise) | 127.0.0.1 or ::1 |
 //! | `map_guest_addr` | the pod's own address |
+//! | the pod's own address, without `map_host_loopback` | nothing: it is refused |
 //! | anything else | itself |
 //!
 //! | source of a connection to the guest | the guest sees |
@@ -54,9 +55,37 @@ pub struct DnsForward<A> {
 impl Nat {
     /// Where the host side connects for a TCP or UDP destination of the guest.
     ///
-    /// Ask [`is_unreachable`] first: this maps addresses, it does not judge them.
+    /// Ask [`Self::is_unreachable`] first: this maps addresses, it does not judge them.
     pub fn to_host(&self, destination: SocketAddr) -> SocketAddr {
-        let resolver = match destination {
+        let resolver = self.resolver(destination);
+        let address = resolver.unwrap_or_else(|| self.echo_to_host(destination.ip()));
+        self.scoped(address, destination.port())
+    }
+
+    /// Whether no socket of ours may be connected to a destination the guest named.
+    ///
+    /// Loopback would reach the pod's own services past `map_host_loopback`. So would the pod's own address, where the
+    /// guest has another: without that map it is closed too, unless the command line maps it to something.
+    pub fn is_unreachable(&self, destination: SocketAddr) -> bool {
+        let to = destination.ip();
+        let (host, loopback) = match to {
+            IpAddr::V4(_) => (self.host4.map(IpAddr::V4), self.map_host_loopback4.map(IpAddr::V4)),
+            IpAddr::V6(_) => (self.host6.map(IpAddr::V6), self.map_host_loopback6.map(IpAddr::V6)),
+        };
+        let is_mapped = self.is_map_guest_addr(to) || self.resolver(destination).is_some();
+        is_no_peer(to) || (loopback.is_none() && host == Some(to) && !is_mapped)
+    }
+
+    fn is_map_guest_addr(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.map_guest_addr4 == Some(address),
+            IpAddr::V6(address) => self.map_guest_addr6 == Some(address),
+        }
+    }
+
+    /// The resolver behind a destination.
+    fn resolver(&self, destination: SocketAddr) -> Option<IpAddr> {
+        match destination {
             _ if !DNS_PORTS.contains(&destination.port()) => None,
             SocketAddr::V4(to) => {
                 self.dns4.filter(|dns| dns.seen_by_guest == *to.ip()).map(|dns| IpAddr::V4(dns.resolver))
@@ -64,9 +93,7 @@ impl Nat {
             SocketAddr::V6(to) => {
                 self.dns6.filter(|dns| dns.seen_by_guest == *to.ip()).map(|dns| IpAddr::V6(dns.resolver))
             }
-        };
-        let address = resolver.unwrap_or_else(|| self.echo_to_host(destination.ip()));
-        self.scoped(address, destination.port())
+        }
     }
 
     /// Where an echo request of the guest goes: like [`Self::to_host`], without resolvers.
@@ -125,12 +152,11 @@ impl Nat {
     }
 }
 
-/// Whether no socket of ours may be connected to a destination the guest named.
+/// Whether an address is nobody's whom a socket of ours may talk to.
 ///
-/// Loopback and unspecified (which Linux connects to loopback) would reach the pod's own services past
-/// `map_host_loopback`; so would an IPv4 address inside an IPv6 one (RFC 4291 2.5.5.2), which an IPv6 socket takes
-/// as IPv4. Multicast and limited broadcast have no single peer to relay for.
-pub fn is_unreachable(destination: IpAddr) -> bool {
+/// Loopback would reach the pod's own services past `map_host_loopback`. To Linux unspecified addresses are loopback
+/// too, and an IPv4 address inside an IPv6 one (RFC 4291 2.5.5.2) is the IPv4 address, loopback or not. Multicast and limited broadcast have no single peer to relay for.
+fn is_no_peer(destination: IpAddr) -> bool {
     match destination {
         IpAddr::V4(to) => {
             let [first, ..] = to.octets();
@@ -302,7 +328,37 @@ mod tests {
             ("2001:db8::1", false),
         ];
         for (address, unreachable) in table {
-            assert_eq!(is_unreachable(address.parse().unwrap()), unreachable, "{address}");
+            let to = SocketAddr::new(address.parse().unwrap(), 80);
+            assert_eq!(pod().is_unreachable(to), unreachable, "{address}");
+        }
+    }
+
+    #[test]
+    fn the_pods_own_address_is_closed_with_its_loopback() {
+        let own = Some(DnsForward {
+            seen_by_guest: "10.0.0.5".parse().unwrap(),
+            resolver: "127.0.0.53".parse().unwrap(),
+        });
+        let mapped = Nat {
+            map_guest_addr4: Some("10.0.0.5".parse().unwrap()),
+            map_guest_addr6: Some("fd00::5".parse().unwrap()),
+            ..closed()
+        };
+        let table = [
+            ("open", pod(), "10.0.0.5:53", false),
+            ("open, v6", pod(), "[fd00::5]:53", false),
+            ("closed", closed(), "10.0.0.5:53", true),
+            ("closed, v6", closed(), "[fd00::5]:53", true),
+            ("one family is closed", Nat { map_host_loopback4: None, ..pod() }, "10.0.0.5:53", true),
+            ("the other is not", Nat { map_host_loopback4: None, ..pod() }, "[fd00::5]:53", false),
+            ("mapped", mapped.clone(), "10.0.0.5:80", false),
+            ("mapped, v6", mapped, "[fd00::5]:80", false),
+            ("a resolver's there", Nat { dns4: own, ..closed() }, "10.0.0.5:53", false),
+            ("beside the resolver", Nat { dns4: own, ..closed() }, "10.0.0.5:80", true),
+            ("elsewhere", closed(), "10.0.0.6:80", false),
+        ];
+        for (name, nat, to, unreachable) in table {
+            assert_eq!(nat.is_unreachable(to.parse().unwrap()), unreachable, "{name}");
         }
     }
 }

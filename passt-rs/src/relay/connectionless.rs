@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use crate::classify::{self, Verdict};
 use crate::drop_reason::DropReason;
-use crate::flow::nat::is_unreachable;
 use crate::flow::{Endpoint, FlowId, Key, Protocol, TableFull};
 use crate::guest::{Guest, Place};
 use crate::host::{echo as host_echo, udp as host_udp};
@@ -216,19 +215,23 @@ impl<G: Guest> Relay<G> {
         if !enabled {
             return Err(Refusal::Silent(DropReason::Disabled));
         }
-        if is_unreachable(key.peer.address) {
+        if self.core.settings.nat.is_unreachable(key.peer.into()) {
             return Err(Refusal::Silent(DropReason::Destination));
+        }
+        self.has_place()
+    }
+
+    /// Whether one more flow is allowed; to be asked before a socket is opened for it.
+    pub(super) fn has_place(&self) -> Result<(), Refusal> {
+        if self.flows.is_full() || self.core.datagram_flows >= self.core.settings.limits.datagram_flows {
+            return Err(Refusal::Silent(DropReason::FlowLimit));
         }
         Ok(())
     }
 
     /// Puts a flow into the table, watches its socket and plans the end of its silence.
     fn insert_datagram_flow(&mut self, key: &Key, flow: Flow, idle: Idle) -> Result<FlowId, Refusal> {
-        let limit = |_| Refusal::Silent(DropReason::FlowLimit);
-        if self.core.datagram_flows >= self.core.settings.limits.datagram_flows {
-            return Err(limit(TableFull));
-        }
-        let id = self.flows.insert(*key, flow).map_err(limit)?;
+        let id = self.flows.insert(*key, flow).map_err(|TableFull| Refusal::Silent(DropReason::FlowLimit))?;
         let token = Token::Flow(id).pack();
         let watched = match self.flows.get(id) {
             Some((_, Flow::Udp(flow))) => self.core.epoll.watch_edges(&flow.socket, token),

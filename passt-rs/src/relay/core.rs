@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::answer;
+use crate::answer::{self, announce};
 use crate::capture::Capture;
 use crate::drop_reason::{DropReason, Drops};
 use crate::flow::FlowId;
@@ -243,13 +243,13 @@ impl<G: Guest> Core<G> {
         }
     }
 
-    /// A guest was attached: forget the address of the last one and announce ourselves.
+    /// A guest was attached: forget the address of the last one, announce ourselves, and ask for its own.
     pub(super) fn on_link_up(&mut self) {
         self.cable.counters.link_ups += 1;
         self.cable.guest_mac = self.settings.guest_mac.unwrap_or(Mac::BROADCAST);
         tracing::info!("the guest's end of the cable is up");
-        for announce in [answer::announce::arp, answer::announce::neighbor] {
-            if announce(&self.settings.network, &mut self.reply).is_ok() {
+        for say in [announce::arp, announce::neighbor, announce::ask_arp, announce::ask_neighbor] {
+            if say(&self.settings.network, &mut self.reply).is_ok() {
                 self.send_reply();
             }
         }
@@ -275,3 +275,6 @@ impl<G: Guest> Core<G> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

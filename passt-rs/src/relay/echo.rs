@@ -1,18 +1,16 @@
 //! Echo flows: a ping socket for each identifier and destination of the guest's.
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-use crate::drop_reason::DropReason;
 use crate::flow::{FlowId, Key};
 use crate::guest::Guest;
-use crate::host::batch::{Message, Received};
+use crate::host::batch::{Batch, Message, Received};
 use crate::host::echo::Socket;
 use crate::host::epoll::Ready;
-use crate::host::error_queue;
 use crate::stats::FlowReport;
 use crate::time::Instant;
 use crate::transport::echo::Echo;
@@ -20,10 +18,10 @@ use crate::transport::udp::{Idle, Marking};
 use crate::wire::protocol;
 
 use super::core::{Core, Fate};
-use super::icmp::{self, Quote};
+use super::icmp::Quote;
 use super::queue::{self, Queued};
 use super::tcp::millis;
-use super::work::{RECEIVES_PER_TURN, Work, note_sent, reads_on};
+use super::work::{DatagramFlow, Work, note_sent};
 
 /// One identifier and destination.
 #[derive(Debug)]
@@ -85,7 +83,7 @@ impl EchoFlow {
         self.echo.on_request(core.now, message.len());
         let sent = self.socket.send(&[Message { slices: &[IoSlice::new(message)], segment: None }]);
         if let Err(errno) = sent {
-            let quote = quote(key, message);
+            let quote = self.quote(key, message);
             self.on_send_error(core, key, errno, &quote);
         }
     }
@@ -95,65 +93,14 @@ impl EchoFlow {
         Fate::Keep
     }
 
-    /// Gives the guest the replies that came.
     pub(super) fn settle<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, key: &Key) -> Fate {
-        self.work.listed = false;
-        if std::mem::take(&mut self.work.errors) {
-            self.take_errors(core, key, None);
-        }
-        let mut batch = std::mem::take(&mut core.batch);
-        let mut turns = RECEIVES_PER_TURN;
-        while self.work.readable && core.has_room(id) {
-            if turns == 0 {
-                self.work.schedule(core, id);
-                break;
-            }
-            turns -= 1;
-            let received = self.socket.receive(&mut batch);
-            for received in (0..received.unwrap_or(0)).filter_map(|index| batch.datagram(index)) {
-                self.deliver(core, key, &received);
-            }
-            self.work.readable = reads_on(received);
-        }
-        core.batch = batch;
-        Fate::Keep
+        self.take_from_host(core, id, key)
     }
 
     fn deliver<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, received: &Received<'_>) {
         let sent = core.cable.send_echo(key, received, core.settings.mtu);
         note_sent(core, sent);
         self.echo.on_reply(core.now, received.payload.len());
-    }
-
-    fn on_send_error<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, errno: Errno, quote: &Quote) {
-        core.drops.count(DropReason::HostSend);
-        let mtu = self.take_errors(core, key, Some(errno));
-        if let Some(error) = icmp::of_errno(errno, mtu) {
-            icmp::tell(core, key, (self.target.ip(), None), error, quote);
-        }
-    }
-
-    /// Tells the guest of every error in the queue, but for the one of our own kernel about the send that failed
-    /// with `sending`; gives the MTU that it names.
-    fn take_errors<G: Guest>(
-        &mut self,
-        core: &mut Core<G>,
-        key: &Key,
-        sending: Option<Errno>,
-    ) -> Option<u32> {
-        let mut batch = std::mem::take(&mut core.batch);
-        let mut mtu = None;
-        while let Some(entry) = error_queue::take(self.socket.as_fd(), &mut batch) {
-            if entry.origin == error_queue::Origin::Local && Some(entry.errno) == sending {
-                mtu = Some(entry.info);
-                continue;
-            }
-            let Some(error) = icmp::of_entry(&entry) else { continue };
-            let quote = quote(key, entry.payload);
-            icmp::tell(core, key, (self.target.ip(), entry.offender), error, &quote);
-        }
-        core.batch = batch;
-        mtu
     }
 
     pub(super) fn on_timer<G: Guest>(&self, core: &mut Core<G>, id: FlowId) -> Fate {
@@ -184,16 +131,40 @@ impl EchoFlow {
     }
 }
 
-/// A request of the guest's, rebuilt from `message`, which has the identifier of the host side. The guest finds its
-/// socket by the identifier; the checksum stays that of the host side.
-fn quote(key: &Key, message: &[u8]) -> Quote {
-    let number = if key.peer.address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
-    let [ident_high, ident_low] = key.guest.port.to_be_bytes();
-    match message.split_first_chunk() {
-        Some(([kind, code, sum_high, sum_low, _, _, seq_high, seq_low], payload)) => {
-            let header = [*kind, *code, *sum_high, *sum_low, ident_high, ident_low, *seq_high, *seq_low];
-            Quote::rebuilt(key, number, &header, payload)
+impl DatagramFlow for EchoFlow {
+    fn work(&mut self) -> &mut Work {
+        &mut self.work
+    }
+
+    fn target(&self) -> IpAddr {
+        self.target.ip()
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn receive(&self, batch: &mut Batch) -> Result<usize, Errno> {
+        self.socket.receive(batch)
+    }
+
+    fn deliver_batch<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, batch: &Batch, count: usize) {
+        for received in (0..count).filter_map(|index| batch.datagram(index)) {
+            self.deliver(core, key, &received);
         }
-        None => Quote::rebuilt(key, number, message, &[]),
+    }
+
+    /// `message` has the identifier of the host side. The guest finds its socket by the identifier; the checksum
+    /// stays that of the host side.
+    fn quote(&self, key: &Key, message: &[u8]) -> Quote {
+        let number = if key.peer.address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+        let [ident_high, ident_low] = key.guest.port.to_be_bytes();
+        match message.split_first_chunk() {
+            Some(([kind, code, sum_high, sum_low, _, _, seq_high, seq_low], payload)) => {
+                let header = [*kind, *code, *sum_high, *sum_low, ident_high, ident_low, *seq_high, *seq_low];
+                Quote::rebuilt(key, number, &header, payload)
+            }
+            None => Quote::rebuilt(key, number, message, &[]),
+        }
     }
 }

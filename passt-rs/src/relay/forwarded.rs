@@ -67,6 +67,7 @@ impl<G: Guest> Relay<G> {
         peer: SocketAddr,
         to: IpAddr,
     ) -> Result<FlowId, Refusal> {
+        self.has_place()?;
         let listener = self.listening.get(index as usize).ok_or(Refusal::Silent(DropReason::NoFlow))?;
         let port = host_udp::local(listener.socket.as_fd()).map_err(Refusal::Socket)?.port();
         let local = match (to, peer) {

@@ -8,7 +8,6 @@ use rustix::io::Errno;
 use crate::answer::Question;
 use crate::classify::{self, Verdict};
 use crate::drop_reason::DropReason;
-use crate::flow::nat::is_unreachable;
 use crate::flow::{Endpoint, Key, Protocol};
 use crate::guest::{Guest, Place};
 use crate::host::tcp as host_tcp;
@@ -114,7 +113,7 @@ impl<G: Guest> Relay<G> {
 
     /// The guest's SYN becomes a socket's `connect`.
     fn connect(&mut self, key: &Key, syn: &Segment) -> Result<(), Refusal> {
-        if is_unreachable(key.peer.address) {
+        if self.core.settings.nat.is_unreachable(key.peer.into()) {
             return Err(Refusal::Silent(DropReason::Destination));
         }
         if self.flows.is_full() {

@@ -1,17 +1,16 @@
 //! UDP flows: an association, its connected socket, and what moves between socket and guest.
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
 use crate::drop_reason::DropReason;
 use crate::flow::{FlowId, Key};
 use crate::guest::Guest;
-use crate::host::batch::{Message, Received};
+use crate::host::batch::{Batch, Message, Received};
 use crate::host::epoll::Ready;
-use crate::host::error_queue;
 use crate::host::udp::Socket;
 use crate::stats::FlowReport;
 use crate::transport::udp::{Association, Idle, Initiator, Marking};
@@ -19,11 +18,11 @@ use crate::wire::{protocol, udp};
 
 use super::core::{Core, Fate};
 use super::datagrams::{udp_fits, udp_header};
-use super::icmp::{self, Quote};
+use super::icmp::Quote;
 use super::queue::{self, Queued};
 use super::run::Run;
 use super::tcp::millis;
-use super::work::{RECEIVES_PER_TURN, Work, note_sent, reads_on};
+use super::work::{DatagramFlow, Work, note_sent};
 
 /// One association.
 #[derive(Debug)]
@@ -65,26 +64,8 @@ impl UdpFlow {
         Fate::Keep
     }
 
-    /// Gives the guest what the socket has, up to a turn's worth.
     pub(super) fn settle<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, key: &Key) -> Fate {
-        self.work.listed = false;
-        if std::mem::take(&mut self.work.errors) {
-            self.take_errors(core, key, None);
-        }
-        let mut batch = std::mem::take(&mut core.batch);
-        let mut turns = RECEIVES_PER_TURN;
-        while self.work.readable && core.has_room(id) {
-            if turns == 0 {
-                self.work.schedule(core, id);
-                break;
-            }
-            turns -= 1;
-            let received = self.socket.receive(&mut batch);
-            self.deliver_all(core, key, (0..received.unwrap_or(0)).filter_map(|index| batch.datagram(index)));
-            self.work.readable = reads_on(received);
-        }
-        core.batch = batch;
-        Fate::Keep
+        self.take_from_host(core, id, key)
     }
 
     /// Sends the guest datagrams that came together, in as few frames as its device allows.
@@ -180,53 +161,6 @@ impl UdpFlow {
         }
     }
 
-    /// A packet of the guest's, rebuilt around `payload`.
-    fn quote(&self, key: &Key, payload: &[u8]) -> Quote {
-        let mut header = [0; udp::HEADER_LEN];
-        // Ports the other way round than in what is sent to the guest.
-        let reverse = Key { guest: key.peer, peer: key.guest, ..*key };
-        udp_header(&reverse, payload.len()).emit(&mut header, 0);
-        Quote::rebuilt(key, protocol::UDP, &header, payload)
-    }
-
-    /// A send of `quote` failed with `errno`.
-    pub(super) fn on_send_error<G: Guest>(
-        &mut self,
-        core: &mut Core<G>,
-        key: &Key,
-        errno: Errno,
-        quote: &Quote,
-    ) {
-        core.drops.count(DropReason::HostSend);
-        let mtu = self.take_errors(core, key, Some(errno));
-        if let Some(error) = icmp::of_errno(errno, mtu) {
-            icmp::tell(core, key, (self.target.ip(), None), error, quote);
-        }
-    }
-
-    /// Tells the guest of every error in the queue. One that our own kernel noted about the send that failed with
-    /// `sending` is left to who sent; gives the MTU that it names.
-    fn take_errors<G: Guest>(
-        &mut self,
-        core: &mut Core<G>,
-        key: &Key,
-        sending: Option<Errno>,
-    ) -> Option<u32> {
-        let mut batch = std::mem::take(&mut core.batch);
-        let mut mtu = None;
-        while let Some(entry) = error_queue::take(self.socket.as_fd(), &mut batch) {
-            if entry.origin == error_queue::Origin::Local && Some(entry.errno) == sending {
-                mtu = Some(entry.info);
-                continue;
-            }
-            let Some(error) = icmp::of_entry(&entry) else { continue };
-            let quote = self.quote(key, entry.payload);
-            icmp::tell(core, key, (self.target.ip(), entry.offender), error, &quote);
-        }
-        core.batch = batch;
-        mtu
-    }
-
     pub(super) fn on_timer<G: Guest>(&self, core: &mut Core<G>, id: FlowId) -> Fate {
         match self.association.idle(core.now) {
             Idle::Expired => Fate::Finished,
@@ -253,5 +187,35 @@ impl UdpFlow {
             queued_to_host_bytes: None,
             in_flight_to_guest_bytes: None,
         }
+    }
+}
+
+impl DatagramFlow for UdpFlow {
+    fn work(&mut self) -> &mut Work {
+        &mut self.work
+    }
+
+    fn target(&self) -> IpAddr {
+        self.target.ip()
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn receive(&self, batch: &mut Batch) -> Result<usize, Errno> {
+        self.socket.receive(batch)
+    }
+
+    fn deliver_batch<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, batch: &Batch, count: usize) {
+        self.deliver_all(core, key, (0..count).filter_map(|index| batch.datagram(index)));
+    }
+
+    fn quote(&self, key: &Key, payload: &[u8]) -> Quote {
+        let mut header = [0; udp::HEADER_LEN];
+        // Ports the other way round than in what is sent to the guest.
+        let reverse = Key { guest: key.peer, peer: key.guest, ..*key };
+        udp_header(&reverse, payload.len()).emit(&mut header, 0);
+        Quote::rebuilt(key, protocol::UDP, &header, payload)
     }
 }

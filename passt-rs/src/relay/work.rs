@@ -1,18 +1,23 @@
-//! What datagram flows have to do at the end of a turn, and how much of it at once.
+//! What datagram flows have to do at the end of a turn, and how much of it at once; what UDP and echo do alike.
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
 use crate::drop_reason::DropReason;
-use crate::flow::FlowId;
+use crate::flow::{FlowId, Key};
 use crate::guest::{Full, Guest, HEADERS_MAX};
-use crate::host::batch::RECEIVE_MAX;
+use crate::host::batch::{Batch, RECEIVE_MAX};
 use crate::host::epoll::Ready;
+use crate::host::error_queue;
 
-use super::core::Core;
+use super::core::{Core, Fate};
 use super::datagrams::SentToGuest;
+use super::icmp::{self, Quote};
 
 /// Batches received for one flow before others get their turn.
-pub(super) const RECEIVES_PER_TURN: usize = 2;
+const RECEIVES_PER_TURN: usize = 2;
 
 /// What a socket has for us. Readiness is edge triggered, so it is remembered here.
 #[derive(Debug, Default)]
@@ -42,6 +47,78 @@ impl Work {
     }
 }
 
+/// A flow of datagrams: what is its own, and what follows from that.
+pub(super) trait DatagramFlow {
+    fn work(&mut self) -> &mut Work;
+
+    /// The peer as the host side knows it.
+    fn target(&self) -> IpAddr;
+
+    fn socket(&self) -> BorrowedFd<'_>;
+
+    fn receive(&self, batch: &mut Batch) -> Result<usize, Errno>;
+
+    /// Gives the guest the first `count` datagrams of `batch`.
+    fn deliver_batch<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, batch: &Batch, count: usize);
+
+    /// A packet of the guest's, rebuilt around what an error brought back of it.
+    fn quote(&self, key: &Key, payload: &[u8]) -> Quote;
+
+    /// Gives the guest what the socket has, up to a turn's worth.
+    fn take_from_host<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, key: &Key) -> Fate {
+        self.work().listed = false;
+        if std::mem::take(&mut self.work().errors) {
+            self.take_errors(core, key, None);
+        }
+        let mut batch = std::mem::take(&mut core.batch);
+        let mut turns = RECEIVES_PER_TURN;
+        while self.work().readable && core.has_room(id) {
+            if turns == 0 {
+                self.work().schedule(core, id);
+                break;
+            }
+            turns -= 1;
+            let received = self.receive(&mut batch);
+            self.deliver_batch(core, key, &batch, received.unwrap_or(0));
+            self.work().readable = reads_on(received);
+        }
+        core.batch = batch;
+        Fate::Keep
+    }
+
+    /// A send of `quote` failed with `errno`.
+    fn on_send_error<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, errno: Errno, quote: &Quote) {
+        core.drops.count(DropReason::HostSend);
+        let mtu = self.take_errors(core, key, Some(errno));
+        if let Some(error) = icmp::of_errno(errno, mtu) {
+            icmp::tell(core, key, (self.target(), None), error, quote);
+        }
+    }
+
+    /// Tells the guest of every error in the queue. One that our own kernel noted about the send that failed with
+    /// `sending` is left to who sent; gives the MTU that it names.
+    fn take_errors<G: Guest>(
+        &mut self,
+        core: &mut Core<G>,
+        key: &Key,
+        sending: Option<Errno>,
+    ) -> Option<u32> {
+        let mut batch = std::mem::take(&mut core.batch);
+        let mut mtu = None;
+        while let Some(entry) = error_queue::take(self.socket(), &mut batch) {
+            if entry.origin == error_queue::Origin::Local && Some(entry.errno) == sending {
+                mtu = Some(entry.info);
+                continue;
+            }
+            let Some(error) = icmp::of_entry(&entry) else { continue };
+            let quote = self.quote(key, entry.payload);
+            icmp::tell(core, key, (self.target(), entry.offender), error, &quote);
+        }
+        core.batch = batch;
+        mtu
+    }
+}
+
 impl<G: Guest> Core<G> {
     /// Whether the guest's end takes another frame; if not, `id` is settled when it does.
     pub(super) fn has_room(&mut self, id: FlowId) -> bool {
@@ -55,7 +132,7 @@ impl<G: Guest> Core<G> {
 
 /// Whether a receive that gave this may be followed by another: the batch was full, or an earlier datagram's error
 /// was in the way.
-pub(super) fn reads_on(received: Result<usize, Errno>) -> bool {
+fn reads_on(received: Result<usize, Errno>) -> bool {
     match received {
         Ok(count) => count == RECEIVE_MAX,
         Err(Errno::INTR | Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::MSGSIZE) => {

@@ -59,8 +59,7 @@ impl Wheel {
             self.nodes.resize(at + 1, Node::IDLE);
         }
         self.cancel(slot);
-        let tick = (deadline.as_micros() / TICK_MICROS + 1).clamp(self.tick, self.tick + BUCKETS as u64 - 1);
-        let bucket = bucket_of(tick);
+        let bucket = bucket_of(self.place(deadline));
         let head = self.heads.get(bucket).copied().unwrap_or(NONE);
         if let Some(node) = self.nodes.get_mut(at) {
             *node = Node { deadline, previous: NONE, next: head, bucket: bucket_id(bucket) };
@@ -131,6 +130,7 @@ impl Wheel {
         Some(due.since(now).min(TICK * u32::try_from(BUCKETS).unwrap_or(u32::MAX)))
     }
 
+    /// The tick in whose bucket a deadline lies.
     fn place(&self, deadline: Instant) -> u64 {
         (deadline.as_micros() / TICK_MICROS + 1).clamp(self.tick, self.tick + BUCKETS as u64 - 1)
     }

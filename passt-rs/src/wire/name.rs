@@ -39,6 +39,33 @@ pub fn push_compressed(out: &mut Vec<u8>, list_start: usize, name: &str) -> bool
     }
 }
 
+/// [`push`] for each name of a list, as many as fit `room` bytes.
+pub fn push_list(out: &mut Vec<u8>, names: &[String], room: usize) {
+    push_while_room(out, names, room, |out, _, name| push(out, name));
+}
+
+/// [`push_compressed`] for each name of a list that starts here, as many as fit `room` bytes.
+pub fn push_list_compressed(out: &mut Vec<u8>, names: &[String], room: usize) {
+    push_while_room(out, names, room, push_compressed);
+}
+
+fn push_while_room(
+    out: &mut Vec<u8>,
+    names: &[String],
+    room: usize,
+    push: impl Fn(&mut Vec<u8>, usize, &str) -> bool,
+) {
+    let start = out.len();
+    for name in names {
+        let end = out.len();
+        push(out, start, name);
+        if out.len() - start > room {
+            out.truncate(end);
+            return;
+        }
+    }
+}
+
 fn checked(name: &str) -> Option<&str> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let labels_fit = name.split('.').all(|label| matches!(label.len(), 1..=LABEL_LEN_MAX));
@@ -149,6 +176,23 @@ mod tests {
             assert!(push_compressed(&mut out, 5, text));
         }
         assert_eq!(out[5..], *b"\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04\xc0\x04");
+    }
+
+    #[test]
+    fn a_list_ends_before_the_name_that_does_not_fit() {
+        let names = ["a.b", "not..one", "cc.b", "d"].map(String::from);
+        for (room, plain, compressed) in [
+            (4, &b"\xa5"[..], &b"\xa5"[..]),
+            (5, b"\xa5\x01a\x01b\x00", b"\xa5\x01a\x01b\x00"),
+            (10, b"\xa5\x01a\x01b\x00", b"\xa5\x01a\x01b\x00\x02cc\xc0\x02"),
+            (11, b"\xa5\x01a\x01b\x00\x02cc\x01b\x00", b"\xa5\x01a\x01b\x00\x02cc\xc0\x02"),
+        ] {
+            let (mut out, mut list) = (vec![0xa5], vec![0xa5]);
+            push_list(&mut out, &names, room);
+            assert_eq!(out, plain, "{room}");
+            push_list_compressed(&mut list, &names, room);
+            assert_eq!(list, compressed, "{room}, compressed");
+        }
     }
 
     proptest! {

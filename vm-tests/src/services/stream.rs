@@ -1,8 +1,11 @@
 //! A long stream whose every byte is known from its place, so that loss, repetition and disorder are all found, and the
 //! first wrong byte is named.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -45,7 +48,7 @@ impl Sink {
     }
 }
 
-pub(super) fn send(mut connection: &TcpStream, bytes: u64) -> anyhow::Result<()> {
+pub(super) fn send(mut connection: impl Write, bytes: u64) -> anyhow::Result<()> {
     let mut block = vec![0; BLOCK];
     let mut sent = 0;
     while sent < bytes {
@@ -55,6 +58,17 @@ pub(super) fn send(mut connection: &TcpStream, bytes: u64) -> anyhow::Result<()>
         sent += length as u64;
     }
     Ok(())
+}
+
+/// What `md5sum` says of a stream of `bytes`.
+pub fn md5(bytes: u64) -> anyhow::Result<String> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let child = Command::new("md5sum").stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).spawn();
+    let child = child.context("md5sum")?;
+    send(&ours, bytes)?;
+    drop(ours);
+    let said = String::from_utf8(child.wait_with_output()?.stdout)?;
+    Ok(said.split_whitespace().next().context("md5sum says nothing")?.to_owned())
 }
 
 fn accept(listener: &TcpListener) -> anyhow::Result<TcpStream> {

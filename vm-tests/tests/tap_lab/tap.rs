@@ -1,8 +1,9 @@
 //! The fixture: a lab with a translator in its pod whose tap is the guest's NIC.
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,6 +67,20 @@ impl Tap {
     /// Fails the test if the translator is gone.
     pub(crate) fn assert_alive(&mut self) {
         assert!(!self.translator.has_ended(), "the translator ended; its log is:\n{}", self.translator.log());
+    }
+
+    /// A number of passt-rs' own statistics; a stand-in has none.
+    pub(crate) fn stat(&self, group: &str, name: &str) -> Option<u64> {
+        if StandIn::chosen().is_some() {
+            return None;
+        }
+        let mut control = UnixStream::connect(self.lab.directory().join("control")).unwrap();
+        control.write_all(b"{\"get\":\"stats\"}\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(control).read_line(&mut line).unwrap();
+        let stats: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let found = stats.pointer(&format!("/{group}/{name}")).and_then(serde_json::Value::as_u64);
+        Some(found.unwrap_or_else(|| panic!("{group}.{name} in {stats}")))
     }
 
     /// Who opens connections of this way, and the addresses it may open them to.

@@ -83,15 +83,7 @@ fn push_names(network: &Network, query: &Query<'_>, options: &mut Options<'_>) {
     }
     if query.wants(option::DOMAIN_SEARCH) {
         options.push_with(option::DOMAIN_SEARCH, |data, room| {
-            let start = data.len();
-            for text in network.search_list() {
-                let end = data.len();
-                name::push_compressed(data, start, text);
-                if data.len() - start > room {
-                    data.truncate(end);
-                    return;
-                }
-            }
+            name::push_list_compressed(data, network.search_list(), room);
         });
     }
 }

@@ -208,15 +208,7 @@ fn push_parameters(network: &Network, message: &Message<'_>, writer: &mut Writer
     }
     if wants(option::DOMAIN_LIST) {
         writer.push_with(option::DOMAIN_LIST, |data, room| {
-            let start = data.len();
-            for text in network.search_list() {
-                let end = data.len();
-                name::push(data, text); // never compressed (RFC 8415 10)
-                if data.len() - start > room {
-                    data.truncate(end);
-                    return;
-                }
-            }
+            name::push_list(data, network.search_list(), room); // never compressed (RFC 8415 10)
         });
     }
     let client_flags =

@@ -101,12 +101,18 @@ fn a_nonce_does_not_disturb() {
 }
 
 #[test]
-fn advertisements_and_redirects_of_the_guest_are_not_for_us() {
-    for (kind, len) in [(134, 16), (136, 24), (137, 40)] {
+fn advertisements_and_redirects_of_the_guest_are_not_for_us_unless_we_asked() {
+    const NONE: Result<Vec<u8>, DropReason> = Err(DropReason::NotForUs);
+    for (kind, len, to, expected) in [
+        (134, 16, OUR_LINK_LOCAL, NONE),
+        (136, 24, OUR_LINK_LOCAL, Ok(Vec::new())),
+        (136, 24, "ff02::1", NONE),
+        (137, 40, OUR_LINK_LOCAL, NONE),
+    ] {
         let mut message = vec![0; len];
         message[0] = kind;
-        let frame = icmpv6(GUEST, OUR_LINK_LOCAL, 255, &message);
-        assert_eq!(ask(&network(), &frame), Err(DropReason::NotForUs), "{kind}");
+        let frame = icmpv6(GUEST, to, 255, &message);
+        assert_eq!(ask(&network(), &frame), expected, "{kind} to {to}");
     }
 }
 
