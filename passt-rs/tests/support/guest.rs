@@ -115,8 +115,18 @@ impl Guest {
     }
 
     /// Turns until `condition` gives something; fails with the flow table when that takes too long.
-    pub fn until<T>(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> Option<T>) -> T {
-        let deadline = Instant::now() + STALL_MAX;
+    pub fn until<T>(&mut self, what: &str, condition: impl FnMut(&mut Self) -> Option<T>) -> T {
+        self.until_within(STALL_MAX, what, condition)
+    }
+
+    /// The same for what waits on timers that doubled several times before.
+    pub fn until_within<T>(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        mut condition: impl FnMut(&mut Self) -> Option<T>,
+    ) -> T {
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(value) = condition(self) {
                 return value;
