@@ -169,6 +169,8 @@ impl<G: Guest> Relay<G> {
             if timeout.is_none_or(|timeout| timeout > Duration::ZERO) {
                 self.core.cable.idle();
             }
+            let counters = &self.core.cable.counters;
+            self.patience.note(counters.from_guest_bytes + counters.to_guest_bytes);
             let count = self.patience.wait(&mut self.core.epoll, timeout)?;
             self.core.now = clock::now();
             for index in 0..count {
