@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use passt_rs::answer::{Network, Services, V4, V6};
 use passt_rs::capture::Capture;
@@ -65,6 +66,8 @@ pub struct Lab {
     relay: Option<JoinHandle<()>>,
 }
 
+const ROUTE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Runs `test` on a thread of its own in a namespace that holds the peers' addresses.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let outcome = std::thread::spawn(move || {
@@ -76,6 +79,12 @@ pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
         );
         for line in setup.lines() {
             assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "ip {line}");
+        }
+        // The kernel routes an IPv6 address some time after it accepted it, also without duplicate detection.
+        let deadline = Instant::now() + ROUTE_PATIENCE;
+        while std::net::UdpSocket::bind((PEER6, 0)).and_then(|socket| socket.connect((PEER6, 9))).is_err() {
+            assert!(Instant::now() < deadline, "{PEER6} has no route");
+            std::thread::yield_now();
         }
         test();
     })
