@@ -91,12 +91,17 @@ pub(super) fn tell<G: Guest>(
     quote: &Quote,
 ) {
     let from = reporter(core, key, target, offender);
+    core.datagram.errors_to_guest_total += 1;
+    send(core, key, from, error, quote);
+}
+
+/// Sends the guest `error` about the packet of `quote`, as if `from` had noticed it.
+pub(super) fn send<G: Guest>(core: &mut Core<G>, key: &Key, from: IpAddr, error: IcmpError, quote: &Quote) {
     let macs = (core.cable.our_mac, core.cable.guest_mac);
     let original = quote.bytes.get(..quote.len).unwrap_or_default();
     core.reply.resize(icmp_error::FRAME_MAX, 0);
     let len = icmp_error::emit(&mut core.reply, error, macs, (from, key.guest.address), original);
     core.reply.truncate(len);
-    core.datagram.errors_to_guest_total += 1;
     core.send_reply();
 }
 

@@ -9,14 +9,12 @@ use crate::drop_reason::DropReason;
 use crate::flow::Key;
 use crate::guest::Guest;
 use crate::transport::tcp::refuse;
-use crate::wire::icmp_error::{self, IcmpError};
+use crate::wire::icmp_error::IcmpError;
+use crate::wire::protocol;
 use crate::wire::tcp::{Flags, HEADER_LEN, Segment, Seq};
-use crate::wire::{IPV6_HEADER_LEN, IpRepr, Offload, emit_ip, ip_header_len, protocol};
 
 use super::core::Core;
-
-/// Hop limit of the guest's packet that we quote; nobody compares it.
-const QUOTED_HOP_LIMIT: u8 = 64;
+use super::icmp::{self, Quote};
 
 /// Why a SYN was not followed.
 #[derive(Debug)]
@@ -90,27 +88,9 @@ fn send_icmp<G: Guest>(core: &mut Core<G>, key: &Key, seq: Seq, error: IcmpError
         IpAddr::V6(_) => network.v6.map(|v6| v6.our_link_local.into()),
     };
     let Some(from) = from else { return };
-    let mut original = [0; IPV6_HEADER_LEN + HEADER_LEN];
-    let ip_len = ip_header_len(key.guest.address);
-    let ip = IpRepr {
-        src: key.guest.address,
-        dst: key.peer.address,
-        protocol: protocol::TCP,
-        hop_limit: QUOTED_HOP_LIMIT,
-        traffic_class: 0,
-    };
-    emit_ip(&mut original, &ip, HEADER_LEN);
-    if let Some(place) = original.get_mut(ip_len..) {
-        quoted_syn(key, seq).emit(place, 0);
-    }
-    let macs = (core.cable.our_mac, core.cable.guest_mac);
-    let original = original.get(..ip_len + HEADER_LEN).unwrap_or_default();
-    let mut frame = [0; icmp_error::FRAME_MAX];
-    let len = icmp_error::emit(&mut frame, error, macs, (from, key.guest.address), original);
-    let frame = frame.get(..len).unwrap_or_default();
-    if core.cable.send(Offload::default(), frame, &[]).is_err() {
-        core.drops.count(DropReason::GuestFull);
-    }
+    let mut header = [0; HEADER_LEN];
+    quoted_syn(key, seq).emit(&mut header, 0);
+    icmp::send(core, key, from, error, &Quote::rebuilt(key, protocol::TCP, &header, &[]));
 }
 
 /// The guest's SYN as far as an error or a reset refers to it.
