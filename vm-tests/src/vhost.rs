@@ -22,6 +22,9 @@ mod options;
 mod pair;
 mod message;
 mod front_end;
+pub mod cable;
+#[cfg(test)]
+mod tests;
 
 pub use front_end::FrontEnd;
 pub use header::{
