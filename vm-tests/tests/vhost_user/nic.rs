@@ -1,0 +1,215 @@
+//! smoltcp's device over the front end. It uses every offload that was negotiated, and checks every frame it is given.
+
+use std::num::NonZeroUsize;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
+use smoltcp::wire::EthernetFrame;
+use vm_tests::vhost::feature::virtio;
+use vm_tests::vhost::{FrontEnd, GSO_NONE, GSO_TCPV4, GSO_TCPV6, Header, NEEDS_CSUM, PAGE, TxQueue};
+
+use crate::frames::{self, Parts};
+use crate::pod::LIMIT;
+
+/// A NIC of the guest.
+pub(crate) struct Nic {
+    pub(crate) front_end: FrontEnd,
+    mtu: usize,
+    frame: Vec<u8>,
+    /// The pair to look at next.
+    turn: usize,
+    /// Guest pages the device has written, once somebody wants to know.
+    pub(crate) written_pages: Option<Vec<u64>>,
+    pub(crate) received: u64,
+    /// Frames that were several segments.
+    pub(crate) received_large: u64,
+}
+
+impl Nic {
+    pub(crate) fn new(front_end: FrontEnd, mtu: u32) -> Self {
+        let mtu = usize::try_from(mtu).unwrap();
+        Self {
+            front_end,
+            mtu,
+            frame: Vec::new(),
+            turn: 0,
+            written_pages: None,
+            received: 0,
+            received_large: 0,
+        }
+    }
+
+    fn has(&self, feature: u64) -> bool {
+        self.front_end.features() & feature != 0
+    }
+
+    /// Gives back the receive buffers that were used.
+    pub(crate) fn refill(&mut self) {
+        for pair in self.front_end.pairs_mut() {
+            pair.rx.release();
+            pair.rx.refill();
+        }
+    }
+
+    pub(crate) fn set_rx_limit(&mut self, limit: u16) {
+        for pair in self.front_end.pairs_mut() {
+            pair.rx.set_limit(limit);
+        }
+    }
+
+    /// Sleeps until the device has something for us, or `limit` passed.
+    pub(crate) fn wait(&mut self, limit: Duration) {
+        if self.front_end.pairs_mut().iter_mut().any(|pair| pair.rx.arm()) {
+            return;
+        }
+        let calls: Vec<BorrowedFd<'_>> = self.front_end.pairs().iter().map(|pair| pair.rx.call()).collect();
+        wait_for_any(&calls, limit);
+        for pair in self.front_end.pairs_mut() {
+            pair.rx.drain_calls();
+            pair.rx.disarm();
+        }
+    }
+
+    fn receive_frame(&mut self) -> Option<Header> {
+        let count = self.front_end.pairs().len();
+        for _ in 0..count {
+            let at = self.turn % count;
+            let rx = &mut self.front_end.pair_mut(at).unwrap().rx;
+            let received = rx.receive().unwrap_or_else(|violation| panic!("pair {at}: {violation}"));
+            if let Some(frame) = received {
+                rx.copy_frame(&mut self.frame);
+                if let Some(pages) = &mut self.written_pages {
+                    for (start, len) in rx.places() {
+                        pages.extend(start / PAGE..=(start + u64::from(len) - 1) / PAGE);
+                    }
+                    pages.push(rx.used_ring().guest() / PAGE);
+                }
+                return Some(frame.header);
+            }
+            self.turn += 1;
+        }
+        None
+    }
+}
+
+fn wait_for_any(descriptors: &[BorrowedFd<'_>], limit: Duration) {
+    let mut waited: Vec<PollFd<'_>> =
+        descriptors.iter().map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN)).collect();
+    let limit = Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap(),
+        tv_nsec: i64::from(limit.subsec_nanos()),
+    };
+    let _ = poll(&mut waited, Some(&limit));
+}
+
+impl Device for Nic {
+    type RxToken<'a> = Received;
+    type TxToken<'a> = Sending<'a>;
+
+    fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received, Sending<'_>)> {
+        let header = self.receive_frame()?;
+        let frame = std::mem::take(&mut self.frame);
+        frames::check(header, &frame, self.mtu);
+        self.received += 1;
+        self.received_large += u64::from(header.kind != GSO_NONE);
+        Some((Received(frame), Sending::new(self)))
+    }
+
+    fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Sending<'_>> {
+        Some(Sending::new(self))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = self.mtu + 14;
+        // What is received is checked here, where the header says what there is to check.
+        let ours = if self.has(virtio::CSUM) { Checksum::None } else { Checksum::Tx };
+        capabilities.checksum.tcp = ours;
+        capabilities.checksum.udp = ours;
+        // Of the IP packet; what smoltcp calls it, virtio-net's largest frame allows.
+        let largest = NonZeroUsize::new(65_000);
+        capabilities.segmentation.tcpv4 = largest.filter(|_| self.has(virtio::HOST_TSO4));
+        capabilities.segmentation.tcpv6 = largest.filter(|_| self.has(virtio::HOST_TSO6));
+        capabilities
+    }
+}
+
+/// A frame that was received.
+pub(crate) struct Received(Vec<u8>);
+
+impl RxToken for Received {
+    fn consume<R, F>(self, work: F) -> R
+    where
+        F: FnOnce(&[u8]) -> R,
+    {
+        work(&self.0)
+    }
+}
+
+/// The right to send a frame.
+pub(crate) struct Sending<'a> {
+    nic: &'a mut Nic,
+    segment_len: u16,
+}
+
+impl<'a> Sending<'a> {
+    fn new(nic: &'a mut Nic) -> Self {
+        Self { nic, segment_len: 0 }
+    }
+}
+
+impl TxToken for Sending<'_> {
+    fn consume<R, F>(self, len: usize, work: F) -> R
+    where
+        F: FnOnce(&mut [u8]) -> R,
+    {
+        let mut frame = vec![0; len];
+        let result = work(&mut frame);
+        let mut header = Header::default();
+        if let (Some(parts), true) = (Parts::find(&frame), self.nic.has(virtio::CSUM)) {
+            let at = parts.transport + parts.checksum_offset();
+            frame[at..at + 2].copy_from_slice(&parts.pseudo_header(len).to_be_bytes());
+            header.flags = NEEDS_CSUM;
+            header.checksum_start = u16::try_from(parts.transport).unwrap();
+            header.checksum_offset = u16::try_from(parts.checksum_offset()).unwrap();
+            if self.segment_len > 0 {
+                header.kind = if parts.is_v4() { GSO_TCPV4 } else { GSO_TCPV6 };
+                header.headers_len = u16::try_from(parts.transport + parts.transport_header).unwrap();
+                header.segment_len = self.segment_len;
+            }
+        }
+        let pairs = self.nic.front_end.pairs_mut();
+        let at = flow(&frame) % pairs.len();
+        send(&mut pairs[at].tx, header, &frame);
+        result
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.segment_len = meta.segmentation_offload_size.map_or(0, std::num::NonZero::get);
+    }
+}
+
+/// Sends, waiting for a place if need be.
+pub(crate) fn send(tx: &mut TxQueue, header: Header, frame: &[u8]) {
+    let deadline = Instant::now() + LIMIT;
+    while !tx.send(header, &[frame]).unwrap() {
+        assert!(Instant::now() < deadline, "no transmit buffer came back");
+        if !tx.arm(false) {
+            wait_for_any(&[tx.call()], LIMIT);
+        }
+        tx.drain_calls();
+        tx.disarm();
+    }
+}
+
+/// A number that frames of one flow share: they must stay in order.
+fn flow(frame: &[u8]) -> usize {
+    let Some(parts) = Parts::find(frame) else {
+        return usize::from(EthernetFrame::new_unchecked(frame).dst_addr().0[5]);
+    };
+    let [a, b, c, d] = frame[parts.transport..].first_chunk().unwrap();
+    usize::from(a ^ c) * 256 + usize::from(b ^ d)
+}
