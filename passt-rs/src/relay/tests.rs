@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
-use super::{Limits, Link, Opened, Protocols, Relay, Settings};
+use super::{Limits, Link, Opened, Protocols, Relay, Settings, Turn};
 use crate::answer::{Network, Services};
 use crate::drop_reason::DropReason;
 use crate::flow::nat::Nat;
@@ -136,4 +136,14 @@ fn a_guest_in_the_place_of_another_is_announced_to() {
     let mut relay = relay(Scripted { links: [Link::Replaced].into(), ..Scripted::default() }, false);
     relay.on_link();
     assert_eq!(relay.core.cable.counters.link_ups, 1);
+}
+
+#[test]
+fn a_guest_found_gone_while_it_is_announced_to_is_gone_without_another_event() {
+    let links = || [Link::Up, Link::Down].into();
+    let mut one_off = relay(Scripted { links: links(), ..Scripted::default() }, true);
+    assert_eq!(one_off.on_link(), Turn::Stop);
+    let mut staying = relay(Scripted { links: links(), ..Scripted::default() }, false);
+    assert_eq!(staying.on_link(), Turn::Go);
+    assert!(staying.core.cable.guest.links.is_empty());
 }
