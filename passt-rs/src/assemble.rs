@@ -132,6 +132,7 @@ pub fn stream(transport: &Transport, leftovers: &mut Leftovers) -> anyhow::Resul
             Ok(Stream::connected(UnixStream::from(own))?)
         }
         Transport::Tap(tap) => bail!("--netns {}: the tap is opened before privileges go", tap.netns),
+        Transport::VhostUser { .. } | Transport::VhostUserFd(_) => bail!("--vhost-user: not built yet"),
     }
 }
 
