@@ -179,10 +179,14 @@ impl TcpFlow {
         }
         let mut stored = 0;
         if to_socket < len {
-            iovec::advance(&mut rest, to_socket);
-            let queue = *self.queue.get_or_insert_with(|| core.spill.open());
-            stored = core.spill.store(queue, take.offset as usize, rest);
-            core.tcp.spilled_bytes_total += stored as u64;
+            // What is left of the pool is for bytes whose turn it is: only they bring a flow on.
+            let is_ahead = take.offset > self.connection.spilled();
+            if !(is_ahead && core.spill.is_short()) {
+                iovec::advance(&mut rest, to_socket);
+                let queue = *self.queue.get_or_insert_with(|| core.spill.open());
+                stored = core.spill.store(queue, take.offset as usize, rest);
+                core.tcp.spilled_bytes_total += stored as u64;
+            }
             if to_socket + stored < len {
                 core.drops.count(DropReason::SpillLimit);
             }
@@ -299,6 +303,9 @@ impl TcpFlow {
             self.head += gone;
         }
         self.connection.set_capacity(core.capacity(self.full));
+        if !self.full {
+            self.connection.resume();
+        }
         if self.pump(core, id, key).is_err() {
             self.send_reset(core, key);
             return Fate::ResetHost;
