@@ -63,8 +63,8 @@ fn report(faults: &[Fault]) -> ExitCode {
 /// Everything after the fork.
 fn work(config: &Config, readiness: Readiness) -> anyhow::Result<()> {
     let inherited = match config.transport {
-        Transport::StreamFd(fd) => Some(fd),
-        Transport::Stream { .. } | Transport::Tap(_) => None,
+        Transport::StreamFd(fd) | Transport::VhostUserFd(fd) => Some(fd),
+        Transport::Stream { .. } | Transport::VhostUser { .. } | Transport::Tap(_) => None,
     };
     sandbox::prepare(inherited).context("--fd")?;
     logging::init(&config.log).context("--log-file")?;
@@ -82,6 +82,10 @@ fn work(config: &Config, readiness: Readiness) -> anyhow::Result<()> {
         Transport::Stream { .. } | Transport::StreamFd(_) => {
             let stream = assemble::stream(&config.transport, &mut leftovers)?;
             serve(stream, config, readiness, pid_file, leftovers)
+        }
+        Transport::VhostUser { .. } | Transport::VhostUserFd(_) => {
+            let guest = assemble::vhost_user(&config.transport, &mut leftovers)?;
+            serve(guest, config, readiness, pid_file, leftovers)
         }
     }
 }

@@ -26,7 +26,9 @@ fn mistakes_name_flag_and_piece_and_fail() {
         (&["--nonsense"], &["--nonsense: unknown option"]),
         (&["-Z"], &["-Z: unknown option"]),
         (&["stray"], &["stray: unexpected argument"]),
-        (&["--vhost-user"], &["--vhost-user: not supported yet"]),
+        (&["-c", "/x"], &["--conf-path: not supported yet"]),
+        (&["--vhost-user", "--netns", "1"], &["--netns: cannot be combined with --vhost-user; "]),
+        (&["--outbound-if6", "no-such-if0"], &["--outbound-if6: there is no interface named no-such-if0"]),
         (&["--tcp-ports", "22,80-79"], &["--tcp-ports: `80-79`: the range ends before it begins"]),
         (
             &["-t", "22:23,22:24"],
@@ -58,6 +60,108 @@ fn version_is_printed() {
         String::from_utf8(output.stdout).unwrap(),
         concat!("passt-rs ", env!("CARGO_PKG_VERSION"), "\n")
     );
+}
+
+#[test]
+fn capabilities_follow_the_conventions_of_vhost_user_and_need_nothing_else() {
+    for args in [&["--print-capabilities"][..], &["--vhost-user", "--print-capabilities", "--fd=3"]] {
+        let output = passt_rs(args);
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(said, serde_json::json!({ "type": "net" }), "{args:?}");
+    }
+}
+
+#[test]
+fn installed_as_passt_it_says_so_where_that_is_read_and_behaves_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let passt = directory.path().join("passt");
+    std::os::unix::fs::symlink(PASST_RS, &passt).unwrap();
+    let run = |args: &[&str]| Command::new(&passt).args(args).output().unwrap();
+    assert_eq!(
+        String::from_utf8(run(&["--version"]).stdout).unwrap(),
+        concat!("passt ", env!("CARGO_PKG_VERSION"), " (passt-rs)\n")
+    );
+    assert!(String::from_utf8(run(&["-h"]).stdout).unwrap().contains("Usage: passt ["));
+    for args in [&["--print-capabilities"][..], &["--nonsense", "-m", "x"]] {
+        let (ours, theirs) = (passt_rs(args), run(args));
+        assert_eq!((ours.status, ours.stdout, ours.stderr), (theirs.status, theirs.stdout, theirs.stderr));
+    }
+}
+
+/// Waits for a process that is no child of ours to end.
+fn ended(pid: u32) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return };
+    let deadline = Timespec { tv_sec: 10, tv_nsec: 0 };
+    let ready = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&deadline)).unwrap();
+    assert_eq!(ready, 1, "process {pid:?} is still there");
+}
+
+#[test]
+fn all_that_libvirt_can_pass_starts_and_ends_with_its_guest() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let [pid, log, socket] = ["pid", "log", "s"].map(|name| directory.path().join(name));
+    let output = Command::new("unshare")
+        .args(["--net", "prlimit", "--nofile=256:256", PASST_RS, "--one-off", "--socket"])
+        .arg(&socket)
+        .arg("--pid")
+        .arg(&pid)
+        .args(["--mtu", "1500", "--interface", "lo", "--log-file"])
+        .arg(&log)
+        .args(["--hostname", "h", "--fqdn", "h.example"])
+        .args(["--address", "192.0.2.2", "--netmask", "28", "--address", "2001:db8::2"])
+        .args(["--tcp-ports", "%lo/22:2222,80-89:8080-8089,~85", "--tcp-ports", "0.0.0.0/443"])
+        .args(["--udp-ports", "all"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+    let pid: u32 = fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+    drop(std::os::unix::net::UnixStream::connect(&socket).unwrap());
+    ended(pid);
+    let log = fs::read_to_string(log).unwrap();
+    for wanted in ["MTU 1500", "IPv4: 192.0.2.2/28", "IPv6: 2001:db8::2/64", "%lo 22:2222,80-84:8080-8084"] {
+        assert!(log.contains(wanted), "{wanted}: {log}");
+    }
+    assert!(!socket.exists());
+}
+
+#[test]
+fn all_that_qemu_can_pass_starts_and_ends_with_its_guest() {
+    let both = ["--address", "192.0.2.2", "--netmask", "255.255.255.0", "--gateway", "192.0.2.1"];
+    let services = "--quiet --mtu 1400 --mac-addr 02:00:00:00:00:01 --interface lo --outbound-if4 lo --outbound-if6 lo \
+         --dns 192.0.2.53 --fqdn h.example --no-dhcp-dns --no-dhcp-search --map-host-loopback 192.0.2.3 \
+         --map-guest-addr 192.0.2.4 --dns-forward 192.0.2.5 --dns-host 127.0.0.1 --freebind --outbound 192.0.2.2";
+    let off = "--no-tcp --no-udp --no-icmp --no-dhcp --no-ndp --no-dhcpv6 --no-ra --ipv4-only";
+    let ports = ["--search", "a.example b.example", "--tcp-ports", "2222:22,8080", "--udp-ports", "5353"];
+    let services: Vec<&str> = services.split_whitespace().collect();
+    let off: Vec<&str> = off.split_whitespace().collect();
+    for args in [
+        [&both[..], &services, &ports].concat(),
+        [&both[..], &off].concat(),
+        vec!["--address", "2001:db8::2", "--ipv6-only"],
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let pid = directory.path().join("pid");
+        let (guest, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        // Like QEMU: a connected socket as descriptor 3.
+        let output = Command::new("unshare")
+            .args(["--net", "sh", "-c", "exec \"$0\" \"$@\" 3<&0 0</dev/null", PASST_RS])
+            .args(&args)
+            .arg("--pid")
+            .arg(&pid)
+            .args(["--fd", "3"])
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(ours)))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        let pid: u32 = fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+        drop(guest);
+        ended(pid);
+    }
 }
 
 #[test]
@@ -200,6 +304,7 @@ fn failure_in_the_background_fails_the_one_who_waits() {
         (&["-P", "/no/such/directory/pid"], "--pid"),
         (&["-l", "/no/such/directory/log"], "--log-file"),
         (&["-F", "999"], "--fd"),
+        (&["--vhost-user"], "--vhost-user: not built yet"),
     ];
     for (args, wanted) in table {
         let output = passt_rs(&[&ADDRESSES, *args].concat());
@@ -210,7 +315,7 @@ fn failure_in_the_background_fails_the_one_who_waits() {
 
 const FLAGS: &str = "
     -f --foreground -d --debug --trace -q --quiet -l --log-file --log-size -P --pid -1 --one-off --runas --control
-    -h --help --version -s --socket -F --fd --netns --netns-only --no-netns-quit -I --ns-ifname --ns-mac-addr --config-net -p --pcap
+    -h --help --version -s --socket --vhost-user --print-capabilities --repair-path -F --fd --netns --netns-only --no-netns-quit -I --ns-ifname --ns-mac-addr --config-net -p --pcap
     -m --mtu -a --address -n --netmask -M --mac-addr -g --gateway -i --interface -o --outbound
     --outbound-if4 --outbound-if6 -4 --ipv4-only -6 --ipv6-only -D --dns --dns-forward --dns-host -S --search
     -H --hostname --fqdn --dhcp-dns --no-dhcp-dns --dhcp-search --no-dhcp-search --no-dhcp --no-dhcpv6 --no-ndp

@@ -6,8 +6,16 @@ use clap::{ArgAction, Args, Parser};
 ///
 /// Takes passt's options. Without any, waits for a guest on a new socket /tmp/passt_N.socket, gives it this
 /// namespace's own addresses, and carries its connections out; nothing is forwarded in until -t or -u says so.
+///
+/// A long option may be shortened as long as it stays unambiguous.
 #[derive(Clone, Debug, Default, Parser)]
-#[command(name = "passt-rs", version, disable_version_flag = true, args_override_self = true)]
+#[command(
+    name = "passt-rs",
+    version,
+    disable_version_flag = true,
+    args_override_self = true,
+    infer_long_args = true
+)]
 pub struct Cli {
     /// Stay in the foreground
     #[arg(short, long, help_heading = PROCESS)]
@@ -36,6 +44,12 @@ pub struct Cli {
     /// Run as this user when started as root [default: 65534:65534]
     #[arg(long, value_name = "UID[:GID]", help_heading = PROCESS)]
     pub runas: Vec<String>,
+    /// Log to standard error [deprecated: this is so without --log-file]
+    #[arg(short = 'e', long, hide = true)]
+    pub stderr: bool,
+    /// Passed to let passt confine itself less where it cannot change its root; this never changes root
+    #[arg(long, hide = true)]
+    pub chroot_fallback: bool,
     /// Answer questions about this process on this socket
     #[arg(long, value_name = "PATH", help_heading = PROCESS)]
     pub control: Vec<String>,
@@ -49,6 +63,21 @@ pub struct Cli {
     /// passt's other spelling of --socket; no alias, so that mistakes name what was typed
     #[arg(long, hide = true)]
     pub socket_path: Vec<String>,
+    /// Speak vhost-user on the socket instead of sending frames: the guest's memory is shared
+    #[arg(long, help_heading = TRANSPORT)]
+    pub vhost_user: bool,
+    /// Print what this vhost-user back-end can do as JSON and exit
+    #[arg(long, help_heading = TRANSPORT)]
+    pub print_capabilities: bool,
+    /// Where passt-repair would connect for a migration, or `none`; nothing listens there yet
+    #[arg(long, value_name = "PATH|none", help_heading = TRANSPORT)]
+    pub repair_path: Vec<String>,
+    /// Deprecated by passt, without effect here
+    #[arg(long, hide = true)]
+    pub migrate_exit: bool,
+    /// Deprecated by passt, without effect here
+    #[arg(long, hide = true)]
+    pub migrate_no_linger: bool,
     /// Use this connected descriptor instead of a socket of our own
     #[arg(short = 'F', long, value_name = "FD", help_heading = TRANSPORT)]
     pub fd: Vec<String>,
@@ -117,7 +146,7 @@ pub struct Cli {
     /// Resolver behind --dns-forward, one per family [default: the first in /etc/resolv.conf]
     #[arg(long, value_name = "ADDR", help_heading = SERVICES)]
     pub dns_host: Vec<String>,
-    /// Search domain, repeatable; `none` announces none [default: /etc/resolv.conf]
+    /// Search domains, repeatable; `none` announces none [default: /etc/resolv.conf]
     #[arg(short = 'S', long, value_name = "DOMAIN", help_heading = SERVICES)]
     pub search: Vec<String>,
     /// Host name to hand out
@@ -188,23 +217,9 @@ pub struct Cli {
 #[derive(Args, Clone, Debug, Default)]
 pub struct Unsupported {
     #[arg(long, hide = true)]
-    vhost_user: bool,
-    #[arg(long, hide = true)]
-    print_capabilities: bool,
-    #[arg(long, hide = true)]
-    repair_path: Option<String>,
-    #[arg(long, hide = true)]
-    migrate_exit: bool,
-    #[arg(long, hide = true)]
-    migrate_no_linger: bool,
-    #[arg(long, hide = true)]
     stats: Option<String>,
     #[arg(short = 'c', long, hide = true)]
     conf_path: Option<String>,
-    #[arg(short = 'e', long, hide = true)]
-    stderr: bool,
-    #[arg(long, hide = true)]
-    chroot_fallback: bool,
     #[arg(short = 'T', long, hide = true)]
     tcp_ns: Option<String>,
     #[arg(short = 'U', long, hide = true)]
@@ -227,15 +242,8 @@ impl Unsupported {
     /// Those that were given, as they are spelled.
     pub fn given(&self) -> Vec<&'static str> {
         let all = [
-            ("--vhost-user", self.vhost_user),
-            ("--print-capabilities", self.print_capabilities),
-            ("--repair-path", self.repair_path.is_some()),
-            ("--migrate-exit", self.migrate_exit),
-            ("--migrate-no-linger", self.migrate_no_linger),
             ("--stats", self.stats.is_some()),
             ("--conf-path", self.conf_path.is_some()),
-            ("--stderr", self.stderr),
-            ("--chroot-fallback", self.chroot_fallback),
             ("--tcp-ns", self.tcp_ns.is_some()),
             ("--udp-ns", self.udp_ns.is_some()),
             ("--host-lo-to-ns-lo", self.host_lo_to_ns_lo),

@@ -7,6 +7,7 @@ mod fault;
 mod flags;
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
@@ -27,15 +28,18 @@ pub enum Asked {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Asked {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let mut faults = Vec::new();
+    let command = command(args.first());
     // clap stops at the first mistake: note it, take it out, read again. Each round removes an argument.
     loop {
-        let error = match Cli::command()
-            .try_get_matches_from(&args)
-            .and_then(|found| Cli::from_arg_matches(&found))
-        {
-            Ok(cli) => return Asked::Run(Box::new(cli), faults),
-            Err(error) => error,
-        };
+        let error =
+            match command.clone().try_get_matches_from(&args).and_then(|found| Cli::from_arg_matches(&found))
+            {
+                Ok(cli) if cli.print_capabilities && faults.is_empty() => {
+                    return Asked::Print(CAPABILITIES.to_owned());
+                }
+                Ok(cli) => return Asked::Run(Box::new(cli), faults),
+                Err(error) => error,
+            };
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             return Asked::Print(error.to_string());
         }
@@ -45,6 +49,17 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Asked {
             Some(at) => remove(&mut args, at),
             None => return Asked::Run(Box::default(), faults),
         }
+    }
+}
+
+/// What clap is to know. Installed as `passt`, the version's first line starts as who called it expects.
+fn command(program: Option<&OsString>) -> clap::Command {
+    let command = Cli::command();
+    match program.and_then(|program| Path::new(program).file_name()) {
+        Some(name) if name == "passt" => {
+            command.name("passt").version(concat!(env!("CARGO_PKG_VERSION"), " (passt-rs)"))
+        }
+        _ => command,
     }
 }
 
@@ -76,12 +91,15 @@ fn position(args: &[OsString], flag: &str) -> Option<usize> {
     let is_short = flag.len() == 2 && flag.starts_with('-');
     let mut candidates = args.iter().enumerate().skip(1).filter_map(|(at, arg)| Some((at, arg.to_str()?)));
     candidates.find_map(|(at, arg)| {
-        let exact = arg == flag || arg.strip_prefix(flag).is_some_and(|rest| rest.starts_with('='));
+        let name = arg.split('=').next().unwrap_or_default();
+        let exact = name == flag;
+        // clap names the flag in full where it was shortened.
+        let shortened = name.len() > 2 && name.starts_with("--") && flag.starts_with(name);
         let cluster = is_short
             && arg.starts_with('-')
             && !arg.starts_with("--")
             && arg.contains(flag.trim_start_matches('-'));
-        (!flag.is_empty() && (exact || cluster)).then_some(at)
+        (!flag.is_empty() && (exact || shortened || cluster)).then_some(at)
     })
 }
 
@@ -92,6 +110,10 @@ fn remove(args: &mut Vec<OsString>, at: usize) {
         is(at, |arg| arg.starts_with("--") && !arg.contains('=')) && is(at + 1, |arg| !arg.starts_with('-'));
     args.drain(at..=at + usize::from(has_value));
 }
+
+/// QEMU's vhost-user interface, "Backend program conventions": the type, and the features of that type. The schema
+/// (vhost-user.json) defines none for `net`.
+const CAPABILITIES: &str = "{\n  \"type\": \"net\"\n}\n";
 
 #[cfg(test)]
 mod tests {
@@ -117,7 +139,10 @@ mod tests {
             ("p --mtu", &["--mtu: a value is missing"]),
             ("p --foreground=yes", &["--foreground: takes no value"]),
             ("p --foo --mtu", &["--foo: unknown option", "--mtu: a value is missing"]),
-            ("p --tcp-port 22", &["--tcp-port: unknown option"]),
+            ("p --tcp-port 22", &[]),
+            ("p --tcp 22", &["--tcp: unknown option"]),
+            ("p --mt", &["--mtu: a value is missing"]),
+            ("p --foreg=yes --bar", &["--foreground: takes no value", "--bar: unknown option"]),
         ];
         for (line, wanted) in table {
             assert_eq!(run(line).1, *wanted, "{line}");
@@ -148,8 +173,23 @@ mod tests {
 
     #[test]
     fn help_and_version_win_over_running() {
-        for line in ["p -h", "p --help -f", "p --version"] {
+        for line in ["p -h", "p --help -f", "p --version", "p --print-capabilities"] {
             assert!(matches!(parse(line.split(' ').map(OsString::from)), Asked::Print(_)), "{line}");
+        }
+    }
+
+    #[test]
+    fn mistakes_win_over_capabilities() {
+        assert_eq!(run("p --print-capabilities --foo").1, ["--foo: unknown option"]);
+    }
+
+    #[test]
+    fn an_option_may_be_shortened_or_joined_with_its_value() {
+        for line in ["p --interface x", "p --interface=x", "p --interf x", "p --interf=x", "p -i x", "p -ix"]
+        {
+            let (cli, faults) = run(line);
+            assert_eq!(faults, [""; 0], "{line}");
+            assert_eq!(cli.interface, ["x"], "{line}");
         }
     }
 }

@@ -150,11 +150,13 @@ fn search(cli: &Cli, around: &Surroundings, values: &mut Values) -> Vec<String> 
     match cli.search.as_slice() {
         [] => around.resolv_conf.search.clone(),
         [none] if none == "none" => Vec::new(),
-        domains => {
-            if domains.iter().any(|domain| domain == "none") {
+        // QEMU's `-netdev passt` puts all of its domains into one argument, with spaces.
+        lists => {
+            let domains = || lists.iter().flat_map(|list| list.split(' '));
+            if domains().any(|domain| domain == "none") {
                 values.fault(flag, "`none`: cannot be combined with domains");
             }
-            domains.iter().filter_map(|domain| values.domain(flag, domain)).collect()
+            domains().filter_map(|domain| values.domain(flag, domain)).collect()
         }
     }
 }

@@ -12,7 +12,7 @@ mod values;
 
 use std::net::IpAddr;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::answer::{Network, Services};
 use crate::cli::{Cli, Fault};
@@ -60,6 +60,12 @@ pub enum Transport {
     },
     /// The same on a connected descriptor we inherited.
     StreamFd(RawFd),
+    /// vhost-user on a Unix socket that we listen on.
+    VhostUser {
+        socket: PathBuf,
+    },
+    /// The same on a connected descriptor we inherited.
+    VhostUserFd(RawFd),
     Tap(Tap),
 }
 
@@ -125,7 +131,7 @@ impl Config {
         for flag in cli.unsupported.given() {
             values.fault(flag, "not supported yet");
         }
-        let mut warnings = Vec::new();
+        let mut warnings = without_effect(cli, &mut values);
         let protocols = Protocols { tcp: !cli.no_tcp, udp: !cli.no_udp, icmp: !cli.no_icmp };
         let addressing = Addressing::resolve(cli, around, &mut values, &mut warnings);
         let resolvers = dns::resolve(cli, around, &addressing, &mut values, &mut warnings);
@@ -165,7 +171,8 @@ impl Config {
             control: values.path("--control", &cli.control),
             pcap: values.path("--pcap", &cli.pcap),
             pid_file: values.path("--pid", &cli.pid),
-            one_off: cli.one_off,
+            // On a descriptor that was connected for us nobody can come back.
+            one_off: cli.one_off || !cli.fd.is_empty(),
             foreground: cli.foreground,
             log: log(cli, &mut values),
             run_as: run_as(cli, &mut values),
@@ -219,6 +226,9 @@ fn transport(cli: &Cli, around: &Surroundings, addressing: &Addressing, values: 
     if let (Some(first), Some(second)) = (given.next(), given.next()) {
         values.fault(second, format!("cannot be combined with {first}; the guest has one end"));
     }
+    if cli.vhost_user && netns.is_some() {
+        values.fault("--netns", "cannot be combined with --vhost-user; the guest has one end");
+    }
     let of_a_tap = [
         ("--netns-only", cli.netns_only),
         ("--no-netns-quit", cli.no_netns_quit),
@@ -236,9 +246,42 @@ fn transport(cli: &Cli, around: &Surroundings, addressing: &Addressing, values: 
             mac,
             config_net: cli.config_net.then(|| addressing.link_setup(mac)),
         }),
+        (None, Some(fd)) if cli.vhost_user => Transport::VhostUserFd(fd),
         (None, Some(fd)) => Transport::StreamFd(fd),
-        (None, None) => Transport::Stream { socket: socket.unwrap_or_else(|| around.free_socket.clone()) },
+        (None, None) => {
+            let socket = socket.unwrap_or_else(|| around.free_socket.clone());
+            if cli.vhost_user { Transport::VhostUser { socket } } else { Transport::Stream { socket } }
+        }
     }
+}
+
+/// Flags that change nothing here, as what they change in passt is not built or not needed: checked as passt checks
+/// them, and said in the log, so that nobody takes acceptance for effect.
+fn without_effect(cli: &Cli, values: &mut Values) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let repair =
+        values.socket_path("--repair-path", &cli.repair_path).filter(|path| path != Path::new("none"));
+    let of_a_migration = [
+        ("--repair-path", repair.is_some()),
+        ("--migrate-exit", cli.migrate_exit),
+        ("--migrate-no-linger", cli.migrate_no_linger),
+    ];
+    for (flag, _) in of_a_migration.iter().filter(|(_, given)| *given) {
+        if cli.vhost_user {
+            warnings.push(format!(
+                "{flag} has no effect: connections do not move with a migrating guest yet, they are reset"
+            ));
+        } else {
+            values.fault(
+                *flag,
+                "needs --vhost-user: a guest on another transport cannot take its connections along",
+            );
+        }
+    }
+    if cli.stderr {
+        warnings.push("--stderr has no effect: without --log-file the log goes there anyway".to_owned());
+    }
+    warnings
 }
 
 fn log(cli: &Cli, values: &mut Values) -> Log {

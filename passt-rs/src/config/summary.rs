@@ -70,6 +70,8 @@ impl Display for Transport {
         match self {
             Self::Stream { socket } => write!(f, "socket {}", socket.display()),
             Self::StreamFd(fd) => write!(f, "socket on descriptor {fd}"),
+            Self::VhostUser { socket } => write!(f, "vhost-user on socket {}", socket.display()),
+            Self::VhostUserFd(fd) => write!(f, "vhost-user on descriptor {fd}"),
             Self::Tap(tap) => write!(f, "tap {} in network namespace {}", tap.ifname, tap.netns),
         }
     }

@@ -26,9 +26,8 @@ pub struct Surroundings {
 impl Surroundings {
     /// Reads the network namespace and file system this process was started in.
     pub fn read(cli: &Cli) -> Self {
-        let interface = cli.interface.first().map(String::as_str);
         Self {
-            pod: Pod::read(interface).map_err(|error| fault(&error)),
+            pod: pod(cli),
             resolv_conf: ResolvConf::parse(&fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
             ephemeral_ports: fs::read_to_string(EPHEMERAL_PORTS)
                 .ok()
@@ -46,9 +45,24 @@ impl Surroundings {
     }
 }
 
-fn fault(error: &NetlinkError) -> Fault {
+/// The pod as its `--interface` shows it; else each family as the interface its connections leave by does, as with passt.
+fn pod(cli: &Cli) -> Result<Pod, Fault> {
+    let read = |flag: &str, interfaces: &[String]| {
+        Pod::read(interfaces.first().map(String::as_str)).map_err(|error| fault(flag, &error))
+    };
+    let mut pod = read("--interface", &cli.interface)?;
+    if cli.interface.is_empty() && !cli.outbound_if4.is_empty() {
+        pod.v4 = read("--outbound-if4", &cli.outbound_if4)?.v4;
+    }
+    if cli.interface.is_empty() && !cli.outbound_if6.is_empty() {
+        pod.v6 = read("--outbound-if6", &cli.outbound_if6)?.v6;
+    }
+    Ok(pod)
+}
+
+fn fault(flag: &str, error: &NetlinkError) -> Fault {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    Fault::new("--interface", format!("{error}{cause}"))
+    Fault::new(flag, format!("{error}{cause}"))
 }
 
 fn ephemeral_ports(text: &str) -> Option<RangeInclusive<u16>> {

@@ -225,9 +225,17 @@ fn dns_ports_lead_to_the_resolver_behind_the_announced_address() {
 fn transports() {
     assert_eq!(good("-s /x").transport, Transport::Stream { socket: "/x".into() });
     assert_eq!(good("-F 5").transport, Transport::StreamFd(5));
+    assert_eq!(good("--vhost-user -s /x").transport, Transport::VhostUser { socket: "/x".into() });
+    assert_eq!(good("--vhost-user").transport, Transport::VhostUser { socket: "/tmp/passt_1.socket".into() });
+    assert_eq!(good("-F 5 --vhost-user").transport, Transport::VhostUserFd(5));
+    assert_eq!(good("--vhost-user").summary()[0], "guest's end: vhost-user on socket /tmp/passt_1.socket");
+    assert_eq!(good("--vhost-user -F 5").summary()[0], "guest's end: vhost-user on descriptor 5");
     let tap = |args: &str| match good(args).transport {
         Transport::Tap(tap) => tap,
-        other @ (Transport::Stream { .. } | Transport::StreamFd(_)) => panic!("{other:?}"),
+        other @ (Transport::Stream { .. }
+        | Transport::StreamFd(_)
+        | Transport::VhostUser { .. }
+        | Transport::VhostUserFd(_)) => panic!("{other:?}"),
     };
     let plain =
         Tap { netns: "/run/netns/g".to_owned(), ifname: "eth0".to_owned(), mac: None, config_net: None };
@@ -238,6 +246,40 @@ fn transports() {
     assert_eq!((setup.mac, setup.mtu_bytes), (Some([2, 0, 0, 0, 0, 2]), Some(1400)));
     assert_eq!(setup.v4.unwrap().gateway, Some("10.244.1.1".parse().unwrap()));
     assert_eq!(setup.v6.unwrap().gateway, Some("fe80::9855:9aff:fe55:9a55".parse().unwrap()));
+}
+
+#[test]
+fn flags_without_effect_are_accepted_and_said_so() {
+    let table = [
+        ("--repair-path none", None),
+        ("--vhost-user --repair-path none", None),
+        ("--chroot-fallback", None),
+        ("--vhost-user --repair-path /x.repair", Some("--repair-path has no effect")),
+        ("--vhost-user --migrate-exit", Some("--migrate-exit has no effect")),
+        ("--vhost-user --migrate-no-linger", Some("--migrate-no-linger has no effect")),
+        ("-e", Some("--stderr has no effect")),
+    ];
+    for (args, wanted) in table {
+        let warnings = good(args).warnings;
+        assert_eq!(warnings.len(), usize::from(wanted.is_some()), "{args}: {warnings:?}");
+        assert!(warnings.iter().all(|said| said.starts_with(wanted.unwrap())), "{args}: {warnings:?}");
+    }
+}
+
+#[test]
+fn search_domains_may_share_an_argument() {
+    let Asked::Run(cli, _) = cli::parse(["p", "--search", "a b.example", "-S", "c"].map(OsString::from))
+    else {
+        panic!("asked to print")
+    };
+    assert_eq!(Config::resolve(&cli, &around()).unwrap().network.search, ["a", "b.example", "c"]);
+}
+
+#[test]
+fn a_guest_on_a_descriptor_is_the_only_one() {
+    for (args, one_off) in [("", false), ("-1", true), ("-F 3", true), ("--vhost-user -F 3", true)] {
+        assert_eq!(good(args).one_off, one_off, "{args}");
+    }
 }
 
 #[test]
@@ -308,9 +350,14 @@ fn bad_values_are_named_with_their_flag() {
         ("--config-net", "--config-net: needs --netns"),
         ("-t 22-21", "--tcp-ports: `22-21`: the range ends before it begins"),
         ("-u 0", "--udp-ports: `0`: port 0"),
-        ("--vhost-user", "--vhost-user: not supported yet"),
         ("-T 22", "--tcp-ns: not supported yet"),
-        ("--repair-path none", "--repair-path: not supported yet"),
+        ("-f --stats 5", "--stats: not supported yet"),
+        ("-c /x", "--conf-path: not supported yet"),
+        ("--vhost-user --netns 1", "--netns: cannot be combined with --vhost-user"),
+        ("--vhost-user -s /x -F 3", "--fd: cannot be combined with --socket"),
+        ("--repair-path /x", "--repair-path: needs --vhost-user"),
+        ("--migrate-exit", "--migrate-exit: needs --vhost-user"),
+        ("--migrate-no-linger", "--migrate-no-linger: needs --vhost-user"),
     ];
     for (args, wanted) in table {
         let faults = resolve(&around(), args).expect_err(args);
@@ -336,7 +383,7 @@ fn a_pod_that_cannot_be_read_or_has_nothing_is_a_fault() {
 
 #[test]
 fn all_faults_are_found_in_one_run() {
-    let faults = resolve(&around(), "--foo -m x -t 0 -a y --vhost-user").unwrap_err();
+    let faults = resolve(&around(), "--foo -m x -t 0 -a y --splice-only").unwrap_err();
     let flags: Vec<&str> = faults.iter().map(|fault| fault.split(':').next().unwrap()).collect();
-    assert_eq!(flags, ["--foo", "--vhost-user", "--mtu", "--address", "--tcp-ports"]);
+    assert_eq!(flags, ["--foo", "--splice-only", "--mtu", "--address", "--tcp-ports"]);
 }

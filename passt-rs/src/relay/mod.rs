@@ -163,7 +163,9 @@ impl<G: Guest> Relay<G> {
     }
 
     fn serve(&mut self) -> io::Result<()> {
-        self.on_link();
+        if self.on_link() == Turn::Stop {
+            return Ok(());
+        }
         loop {
             let timeout = self.next_timeout();
             if timeout.is_none_or(|timeout| timeout > Duration::ZERO) {
@@ -185,6 +187,7 @@ impl<G: Guest> Relay<G> {
             self.on_timers();
             self.settle();
             self.core.cable.guest.flush();
+            self.core.cable.guest.report(&mut self.core.drops);
             self.core.resume_if_room();
             if self.on_link() == Turn::Stop {
                 return Ok(());
@@ -309,7 +312,8 @@ impl<G: Guest> Relay<G> {
             Link::Up => {
                 self.core.on_link_up();
                 self.core.cable.guest.flush();
-                Turn::Go
+                // A guest that is gone again is found out by sending; no event will come of it.
+                self.on_link()
             }
             Link::Down => {
                 tracing::info!("the guest's end of the cable was closed");
@@ -322,7 +326,8 @@ impl<G: Guest> Relay<G> {
                 }
                 self.core.on_link_up();
                 self.core.cable.guest.flush();
-                Turn::Go
+                // A guest that is gone again is found out by sending; no event will come of it.
+                self.on_link()
             }
             Link::Gone => Turn::Stop,
         }
