@@ -175,6 +175,11 @@ impl FrontEnd {
         self.start(&[])
     }
 
+    /// Leaves without a word, as a VM that is killed does. Only [`FrontEnd::reconnect`] makes sense afterwards.
+    pub fn disconnect(&mut self) -> anyhow::Result<()> {
+        self.connection.close()
+    }
+
     /// Goes on with another back end after this one went away without a word: what it had not finished is done again.
     /// Fails when it lacks features that the guest is using, as QEMU does.
     pub fn reconnect(&mut self, stream: UnixStream) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -166,6 +167,10 @@ impl Connection {
             sent += rustix::io::retry_on_intr(|| rustix::net::send(&self.stream, rest, SendFlags::NOSIGNAL))?;
         }
         Ok(())
+    }
+
+    pub(super) fn close(&self) -> anyhow::Result<()> {
+        self.stream.shutdown(Shutdown::Both).context("close the connection")
     }
 
     pub(super) fn stream(&self) -> BorrowedFd<'_> {

@@ -85,6 +85,7 @@ impl Guest {
     pub(crate) fn poll(&mut self) {
         let now = self.now();
         self.interface.poll(now, &mut self.nic, &mut self.sockets);
+        self.nic.flush();
         self.nic.refill();
     }
 

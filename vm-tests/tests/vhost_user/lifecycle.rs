@@ -48,6 +48,7 @@ fn qemu_that_comes_back_goes_on_with_its_rings() {
     let mut guest = pod.guest(Options { inflight: true, ..Options::default() });
     for _ in 0..5 {
         work::tcp_from_guest(&mut guest, SERVER_V4.into(), BYTES);
+        guest.nic.front_end.disconnect().unwrap();
         let stream = UnixStream::connect(&pod.socket).unwrap();
         guest.nic.front_end.reconnect(stream).unwrap();
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
-use smoltcp::wire::EthernetFrame;
+use smoltcp::wire::{EthernetFrame, TcpPacket, TcpSeqNumber as SeqNumber};
 use vm_tests::vhost::feature::virtio;
 use vm_tests::vhost::{FrontEnd, GSO_NONE, GSO_TCPV4, GSO_TCPV6, Header, NEEDS_CSUM, PAGE, TxQueue};
 
@@ -20,6 +20,8 @@ pub(crate) struct Nic {
     frame: Vec<u8>,
     /// The pair to look at next.
     turn: usize,
+    /// Segments over IPv6 that go as one frame.
+    joined: Option<Joined>,
     /// Guest pages the device has written, once somebody wants to know.
     pub(crate) written_pages: Option<Vec<u64>>,
     pub(crate) received: u64,
@@ -35,6 +37,7 @@ impl Nic {
             mtu,
             frame: Vec::new(),
             turn: 0,
+            joined: None,
             written_pages: None,
             received: 0,
             received_large: 0,
@@ -70,6 +73,48 @@ impl Nic {
             pair.rx.drain_calls();
             pair.rx.disarm();
         }
+    }
+
+    /// Sends what waits for more to go with it.
+    pub(crate) fn flush(&mut self) {
+        if let Some(Joined { frame, segment_len, .. }) = self.joined.take() {
+            self.send_now(frame, segment_len);
+        }
+    }
+
+    fn send(&mut self, frame: Vec<u8>, segment_len: u16) {
+        if self.has(virtio::HOST_TSO6) {
+            if self.joined.as_mut().is_some_and(|joined| joined.append(&frame)) {
+                return;
+            }
+            self.flush();
+            match Joined::start(frame) {
+                Ok(joined) => self.joined = Some(joined),
+                Err(frame) => self.send_now(frame, segment_len),
+            }
+        } else {
+            self.send_now(frame, segment_len);
+        }
+    }
+
+    fn send_now(&mut self, mut frame: Vec<u8>, segment_len: u16) {
+        let mut header = Header::default();
+        if let (Some(parts), true) = (Parts::find(&frame), self.has(virtio::CSUM)) {
+            let at = parts.transport + parts.checksum_offset();
+            let sum = parts.pseudo_header(frame.len());
+            frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+            header.flags = NEEDS_CSUM;
+            header.checksum_start = u16::try_from(parts.transport).unwrap();
+            header.checksum_offset = u16::try_from(parts.checksum_offset()).unwrap();
+            if segment_len > 0 {
+                header.kind = if parts.is_v4() { GSO_TCPV4 } else { GSO_TCPV6 };
+                header.headers_len = u16::try_from(parts.transport + parts.transport_header).unwrap();
+                header.segment_len = segment_len;
+            }
+        }
+        let pairs = self.front_end.pairs_mut();
+        let at = flow(&frame) % pairs.len();
+        send(&mut pairs[at].tx, header, &frame);
     }
 
     fn receive_frame(&mut self) -> Option<Header> {
@@ -129,12 +174,68 @@ impl Device for Nic {
         let ours = if self.has(virtio::CSUM) { Checksum::None } else { Checksum::Tx };
         capabilities.checksum.tcp = ours;
         capabilities.checksum.udp = ours;
-        // Of the IP packet; what smoltcp calls it, virtio-net's largest frame allows.
-        let largest = NonZeroUsize::new(65_000);
-        capabilities.segmentation.tcpv4 = largest.filter(|_| self.has(virtio::HOST_TSO4));
-        capabilities.segmentation.tcpv6 = largest.filter(|_| self.has(virtio::HOST_TSO6));
+        // smoltcp 0.14 drops segments to be cut when they go over IPv6; those are put together here.
+        capabilities.segmentation.tcpv4 =
+            NonZeroUsize::new(JOINED_MAX).filter(|_| self.has(virtio::HOST_TSO4));
         capabilities
     }
+}
+
+/// A frame is no longer than an IP packet can say.
+const JOINED_MAX: usize = 65_000;
+
+/// Consecutive TCP segments over IPv6, as one frame that the device cuts again.
+struct Joined {
+    frame: Vec<u8>,
+    /// Bytes in front of the first segment's payload.
+    headers: usize,
+    /// Payload bytes of each segment, once there are two.
+    segment_len: u16,
+    first_len: usize,
+    next_sequence: SeqNumber,
+    /// The last one was shorter.
+    is_complete: bool,
+}
+
+impl Joined {
+    /// Gives the frame back when it is not a segment with payload.
+    fn start(frame: Vec<u8>) -> Result<Self, Vec<u8>> {
+        let Some((headers, sequence)) = joinable(&frame) else { return Err(frame) };
+        let first_len = frame.len() - headers;
+        let next_sequence = sequence + first_len;
+        Ok(Self { frame, headers, segment_len: 0, first_len, next_sequence, is_complete: false })
+    }
+
+    /// Whether `segment` followed and is now part of the frame.
+    fn append(&mut self, segment: &[u8]) -> bool {
+        let Some((headers, sequence)) = joinable(segment) else { return false };
+        let len = segment.len() - headers;
+        let is_next = !self.is_complete
+            && headers == self.headers
+            && sequence == self.next_sequence
+            && len <= self.first_len
+            && self.frame.len() + len <= JOINED_MAX
+            // Addresses, and ports.
+            && segment[14 + 8..14 + 44] == self.frame[14 + 8..14 + 44];
+        if is_next {
+            self.frame.extend_from_slice(&segment[headers..]);
+            let payload_len = u16::try_from(self.frame.len() - 14 - 40).unwrap();
+            self.frame[18..20].copy_from_slice(&payload_len.to_be_bytes());
+            self.segment_len = u16::try_from(self.first_len).unwrap();
+            self.next_sequence = sequence + len;
+            self.is_complete = len < self.first_len;
+        }
+        is_next
+    }
+}
+
+/// Bytes of headers, and the sequence number, of a segment over IPv6 with payload and nothing to say but that.
+fn joinable(frame: &[u8]) -> Option<(usize, SeqNumber)> {
+    let parts = Parts::find(frame).filter(|parts| parts.is_tcp() && !parts.is_v4())?;
+    let headers = parts.transport + parts.transport_header;
+    let tcp = TcpPacket::new_unchecked(&frame[parts.transport..]);
+    let is_plain = !tcp.syn() && !tcp.fin() && !tcp.rst() && !tcp.urg();
+    (is_plain && frame.len() > headers).then(|| (headers, tcp.seq_number()))
 }
 
 /// A frame that was received.
@@ -168,22 +269,7 @@ impl TxToken for Sending<'_> {
     {
         let mut frame = vec![0; len];
         let result = work(&mut frame);
-        let mut header = Header::default();
-        if let (Some(parts), true) = (Parts::find(&frame), self.nic.has(virtio::CSUM)) {
-            let at = parts.transport + parts.checksum_offset();
-            frame[at..at + 2].copy_from_slice(&parts.pseudo_header(len).to_be_bytes());
-            header.flags = NEEDS_CSUM;
-            header.checksum_start = u16::try_from(parts.transport).unwrap();
-            header.checksum_offset = u16::try_from(parts.checksum_offset()).unwrap();
-            if self.segment_len > 0 {
-                header.kind = if parts.is_v4() { GSO_TCPV4 } else { GSO_TCPV6 };
-                header.headers_len = u16::try_from(parts.transport + parts.transport_header).unwrap();
-                header.segment_len = self.segment_len;
-            }
-        }
-        let pairs = self.nic.front_end.pairs_mut();
-        let at = flow(&frame) % pairs.len();
-        send(&mut pairs[at].tx, header, &frame);
+        self.nic.send(frame, self.segment_len);
         result
     }
 
