@@ -222,6 +222,14 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // A program being started by another thread has a copy of every descriptor until it runs; closing ours would
+        // then say nothing to the back end yet.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
 /// The body of an answer.
 #[derive(Debug)]
 pub(super) struct Answer {

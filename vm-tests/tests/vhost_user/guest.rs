@@ -21,6 +21,7 @@ pub(crate) struct Guest {
     interface: Interface,
     sockets: SocketSet<'static>,
     started: Instant,
+    advanced: Duration,
     mtu: u32,
     next_port: u16,
 }
@@ -34,6 +35,7 @@ impl Guest {
             interface,
             sockets: SocketSet::new(Vec::new()),
             started: Instant::now(),
+            advanced: Duration::ZERO,
             mtu,
             next_port: 49_152,
         }
@@ -107,8 +109,15 @@ impl Guest {
         }
     }
 
+    /// Lets the guest's clock, and no other, go on.
+    pub(crate) fn advance(&mut self, time: Duration) {
+        self.advanced += time;
+    }
+
     fn now(&self) -> smoltcp::time::Instant {
-        smoltcp::time::Instant::from_micros(i64::try_from(self.started.elapsed().as_micros()).unwrap())
+        smoltcp::time::Instant::from_micros(
+            i64::try_from((self.started.elapsed() + self.advanced).as_micros()).unwrap(),
+        )
     }
 }
 

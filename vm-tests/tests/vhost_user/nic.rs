@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::wire::{EthernetFrame, TcpPacket, TcpSeqNumber as SeqNumber};
 use vm_tests::vhost::feature::virtio;
-use vm_tests::vhost::{FrontEnd, GSO_NONE, GSO_TCPV4, GSO_TCPV6, Header, NEEDS_CSUM, PAGE, TxQueue};
+use vm_tests::vhost::{FrontEnd, GSO_TCPV4, GSO_TCPV6, Header, NEEDS_CSUM, PAGE, TxQueue};
 
 use crate::frames::{self, Parts};
 use crate::pod::LIMIT;
@@ -24,9 +24,9 @@ pub(crate) struct Nic {
     joined: Option<Joined>,
     /// Guest pages the device has written, once somebody wants to know.
     pub(crate) written_pages: Option<Vec<u64>>,
-    pub(crate) received: u64,
-    /// Frames that were several segments.
-    pub(crate) received_large: u64,
+    /// Frames that were several segments, by family: IPv4, IPv6.
+    pub(crate) sent_large: [u64; 2],
+    pub(crate) received_large: [u64; 2],
 }
 
 impl Nic {
@@ -39,8 +39,8 @@ impl Nic {
             turn: 0,
             joined: None,
             written_pages: None,
-            received: 0,
-            received_large: 0,
+            sent_large: [0; 2],
+            received_large: [0; 2],
         }
     }
 
@@ -108,6 +108,7 @@ impl Nic {
             header.checksum_offset = u16::try_from(parts.checksum_offset()).unwrap();
             if segment_len > 0 {
                 header.kind = if parts.is_v4() { GSO_TCPV4 } else { GSO_TCPV6 };
+                self.sent_large[usize::from(!parts.is_v4())] += 1;
                 header.headers_len = u16::try_from(parts.transport + parts.transport_header).unwrap();
                 header.segment_len = segment_len;
             }
@@ -157,8 +158,11 @@ impl Device for Nic {
         let header = self.receive_frame()?;
         let frame = std::mem::take(&mut self.frame);
         frames::check(header, &frame, self.mtu);
-        self.received += 1;
-        self.received_large += u64::from(header.kind != GSO_NONE);
+        match header.kind {
+            GSO_TCPV4 => self.received_large[0] += 1,
+            GSO_TCPV6 => self.received_large[1] += 1,
+            _ => {}
+        }
         Some((Received(frame), Sending::new(self)))
     }
 

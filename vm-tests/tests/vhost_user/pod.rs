@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use vm_tests::lab::{Child, Lab, Variant, binary, wait_for};
+use vm_tests::lab::{Child, Lab, Variant, binary};
 use vm_tests::traffic::drive;
 use vm_tests::vhost::{FrontEnd, Options};
 
@@ -37,8 +37,8 @@ impl Pod {
         command.args(["-m", &mtu.to_string()]);
         command.arg("-s").arg(&socket);
         let mut translator = lab.spawn("translator", command).unwrap();
-        let listens = wait_for(LIMIT, "the socket", || translator.has_ended() || socket.exists());
-        assert!(listens.is_ok() && !translator.has_ended(), "its log is:\n{}", translator.log());
+        // The socket's file is there before it listens.
+        translator.wait_for_line(LIMIT, "waiting for the guest").unwrap();
         Self { translator, socket, _servers: servers, lab }
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use smoltcp::iface::SocketHandle;
 use vm_tests::lab::Namespace;
@@ -26,6 +27,8 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
 /// Everything, over both families.
 pub(crate) fn all(pod: &mut Pod, guest: &mut Guest, bytes: usize) {
     for server in pod.lab.servers() {
+        // smoltcp looks for one neighbour a second at most, of whatever family.
+        guest.advance(Duration::from_secs(1));
         udp_echo(guest, server);
         tcp_from_guest(guest, server, bytes);
     }
