@@ -91,7 +91,7 @@ fn run(arguments: impl Iterator<Item = String>) -> anyhow::Result<End> {
     loop {
         let end = cable.run()?;
         if end == End::Asked || !args.reconnect {
-            eprintln!("vhost-cable: {:?}", cable.counters);
+            cable.report();
             return Ok(end);
         }
         eprintln!("vhost-cable: the back end is gone, waiting for another");
@@ -213,6 +213,14 @@ impl Cable {
         }
         let events = Vec::with_capacity(64);
         Ok(Self { front_end, lanes, signals, epoll, events, counters: Counters::default() })
+    }
+
+    /// Says what was moved, and how often the two sides told each other.
+    fn report(&self) {
+        eprintln!("vhost-cable: {:?}", self.counters);
+        for (at, pair) in self.front_end.pairs().iter().enumerate() {
+            eprintln!("vhost-cable: pair {at}: tx {:?}, rx {:?}", pair.tx.counters(), pair.rx.counters());
+        }
     }
 
     fn run(&mut self) -> anyhow::Result<End> {

@@ -17,3 +17,4 @@ mod matrix;
 mod rings;
 mod starvation;
 mod lifecycle;
+mod cable;

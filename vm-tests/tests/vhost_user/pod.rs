@@ -1,8 +1,9 @@
 //! The fixture: a lab with passt-rs in its pod behind a vhost-user socket, and servers in its world.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use vm_tests::lab::{Child, Lab, Variant, binary};
 use vm_tests::traffic::drive;
 use vm_tests::vhost::{FrontEnd, Options};
@@ -31,15 +32,15 @@ impl Pod {
         let lab = Lab::new(Variant::Mtu(mtu)).unwrap();
         let servers = drive::serve(&lab, lab.world(), &lab.servers()).unwrap();
         let socket = lab.directory().join("guest.sock");
-        let port = FORWARDED.to_string();
-        let mut command = lab.pod().command(binary("passt-rs").unwrap());
-        command.args(["--vhost-user", "-f", "--no-map-gw", "-t", &port, "-u", &port]);
-        command.args(["-m", &mtu.to_string()]);
-        command.arg("-s").arg(&socket);
-        let mut translator = lab.spawn("translator", command).unwrap();
-        // The socket's file is there before it listens.
-        translator.wait_for_line(LIMIT, "waiting for the guest").unwrap();
+        let translator = start_translator(&lab, &socket);
         Self { translator, socket, _servers: servers, lab }
+    }
+
+    /// Kills passt-rs and starts another in its place.
+    pub(crate) fn restart(&mut self) {
+        self.translator.signal(Signal::KILL).unwrap();
+        self.translator.wait(LIMIT).unwrap();
+        self.translator = start_translator(&self.lab, &self.socket);
     }
 
     /// A guest with these options.
@@ -62,4 +63,15 @@ impl Pod {
         let ticks: u64 = fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap();
         Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
     }
+}
+
+fn start_translator(lab: &Lab, socket: &Path) -> Child {
+    let (port, mtu) = (FORWARDED.to_string(), lab.variant().mtu().to_string());
+    let mut command = lab.pod().command(binary("passt-rs").unwrap());
+    command.args(["--vhost-user", "-f", "--no-map-gw", "-t", &port, "-u", &port, "-m", &mtu]);
+    command.arg("-s").arg(socket);
+    let mut translator = lab.spawn("translator", command).unwrap();
+    // The socket's file is there before it listens.
+    translator.wait_for_line(LIMIT, "waiting for the guest").unwrap();
+    translator
 }
