@@ -34,7 +34,7 @@ pub use header::{
 pub use layout::Layout;
 pub use memory::{Memory, PAGE, Region, Window};
 pub use message::{Closed, Connection, Refused, Request};
-pub use options::{FRAME_AND_HEADER_MAX, Options};
+pub use options::{Enable, FRAME_AND_HEADER_MAX, Options};
 pub use pair::Pair;
 pub use ring::{Counters, Violation};
 pub use rx::{Frame, Refill, RxQueue};

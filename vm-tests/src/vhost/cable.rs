@@ -75,7 +75,9 @@ fn run(arguments: impl Iterator<Item = String>) -> anyhow::Result<End> {
         pairs: args.queues,
         ring_size: args.ring_size,
         rx_buffers: args.ring_size,
+        tx_buffers: args.ring_size,
         rx_buffer_len: args.rx_buffer,
+        any_header: true,
         ..defaults
     };
     let Some(stream) = first_connection(&args, signals.as_fd())? else { return Ok(End::Asked) };
@@ -226,10 +228,9 @@ impl Cable {
     fn run(&mut self) -> anyhow::Result<End> {
         loop {
             let mut is_idle = true;
-            let features = self.front_end.features();
             for (lane, pair) in self.lanes.iter_mut().zip(self.front_end.pairs_mut()) {
                 lane.move_to_back_end(pair, &mut self.counters)?;
-                lane.move_from_back_end(pair, features, &mut self.counters)?;
+                lane.move_from_back_end(pair, &mut self.counters)?;
                 is_idle &= !lane.back_end_is_ready && (!lane.tap_is_ready || lane.is_full);
             }
             if let Some(end) = self.wait(is_idle)? {
@@ -327,12 +328,7 @@ impl Lane {
         Ok(())
     }
 
-    fn move_from_back_end(
-        &mut self,
-        pair: &mut Pair,
-        features: u64,
-        counters: &mut Counters,
-    ) -> anyhow::Result<()> {
+    fn move_from_back_end(&mut self, pair: &mut Pair, counters: &mut Counters) -> anyhow::Result<()> {
         if !self.back_end_is_ready {
             return Ok(());
         }
@@ -345,9 +341,7 @@ impl Lane {
                 break;
             };
             // A device may leave out a checksum that it vouches for; the tap's kernel would look for it.
-            if frame.header.flags & (NEEDS_CSUM | DATA_VALID) == DATA_VALID
-                && features & virtio::GUEST_CSUM != 0
-            {
+            if frame.header.flags & (NEEDS_CSUM | DATA_VALID) == DATA_VALID {
                 let mut head = [0; checksum::HEAD];
                 let len = pair.rx.head(&mut head);
                 if let Some(header) = checksum::partial(frame.header, head.get(..len).unwrap_or_default()) {

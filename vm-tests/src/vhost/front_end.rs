@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use super::feature::{protocol, virtio};
 use super::memory::{Memory, PAGE, Region, Window, memory_file};
 use super::message::{Body, Connection, Request};
-use super::options::Options;
+use super::options::{Enable, Options};
 use super::pair::Pair;
 use super::ring::Ring;
 
@@ -262,6 +262,9 @@ impl FrontEnd {
 
     /// Tells of features, memory and rings, and starts the rings at `bases`, or at 0.
     fn start(&mut self, bases: &[u16]) -> anyhow::Result<()> {
+        if self.options.enable == Enable::First {
+            self.enable_all()?;
+        }
         self.send_features(self.options.log)?;
         self.send_memory()?;
         self.send_inflight()?;
@@ -271,10 +274,8 @@ impl FrontEnd {
         if self.options.log {
             self.send_log()?;
         }
-        if self.features() & virtio::PROTOCOL_FEATURES != 0 {
-            for number in self.ring_numbers() {
-                self.enable_ring(number, true)?;
-            }
+        if self.options.enable == Enable::Last {
+            self.enable_all()?;
         }
         for pair in &mut self.pairs {
             pair.rx.refill();
@@ -356,6 +357,14 @@ impl FrontEnd {
             .u64(ring.avail().user())
             .u64(if log { ring.used().guest() } else { 0 });
         self.connection.tell(Request::SetVringAddr, body.bytes(), &[])
+    }
+
+    /// Without protocol features rings are enabled from the start.
+    fn enable_all(&self) -> anyhow::Result<()> {
+        if self.features() & virtio::PROTOCOL_FEATURES == 0 {
+            return Ok(());
+        }
+        self.ring_numbers().try_for_each(|number| self.enable_ring(number, true))
     }
 
     fn enable_ring(&self, number: u32, enabled: bool) -> anyhow::Result<()> {

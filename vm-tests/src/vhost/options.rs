@@ -4,6 +4,15 @@ use super::feature::{protocol, virtio};
 use super::layout::Layout;
 use super::rx::Refill;
 
+/// When SET_VRING_ENABLE comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enable {
+    /// Before features and rings are known, as QEMU's network device does it.
+    First,
+    /// After all else, as the protocol's text suggests.
+    Last,
+}
+
 /// A guest and its driver. Start from [`Options::default`]: everything the back end offers, one pair of rings of 256.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -37,6 +46,10 @@ pub struct Options {
     pub regions: Vec<u64>,
     /// Bytes of a region, or 0 for as many as the queues need. A guest that is to reboot with larger ones needs more.
     pub region_len: u64,
+    /// When the back end is told that it may use the rings.
+    pub enable: Enable,
+    /// Overlook virtio-net headers that ask for what was not negotiated, as Linux does (DATA_VALID, say).
+    pub any_header: bool,
     /// Log writes to guest memory from the start.
     pub log: bool,
     /// Give the back end a region for what is in flight, if it wants one.
@@ -65,6 +78,8 @@ impl Default for Options {
             // As QEMU splits a large guest's memory: below 4 GiB, and the rest above.
             regions: vec![0, 1 << 32],
             region_len: 0,
+            enable: Enable::First,
+            any_header: false,
             log: false,
             inflight: false,
         }

@@ -35,13 +35,10 @@ impl Pair {
         let event_idx = has(virtio::EVENT_IDX);
         let rx_ring = Ring::new(memory, options.ring_size, event_idx)?;
         let tx_ring = Ring::new(memory, options.ring_size, event_idx)?;
-        let mut queue =
-            RxQueue::new(memory, rx_ring, rx, features, options.rx_buffers, options.rx_buffer_len)?;
-        queue.set_limit(options.rx_limit);
-        queue.set_refill(options.refill);
+        let rx = RxQueue::new(memory, rx_ring, rx, features, options)?;
         let tx = TxQueue::new(memory, tx_ring, tx, options.tx_buffers, options.tx_buffer_len)?;
         tx.ring().disarm();
-        Ok(Self { rx: queue, tx })
+        Ok(Self { rx, tx })
     }
 
     /// Bytes of guest memory a pair takes at most.

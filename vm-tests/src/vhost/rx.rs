@@ -10,6 +10,7 @@ use super::feature::virtio;
 use super::header::{HEADER_LEN, Header, LEGACY_HEADER_LEN};
 use super::layout::{Cut, Slot};
 use super::memory::{Memory, Window};
+use super::options::Options;
 use super::ring::{Counters, Ring, Violation};
 
 /// Which of the free buffers is given to the device next.
@@ -37,6 +38,7 @@ pub struct RxQueue {
     ring: Ring,
     cut: Cut,
     features: u64,
+    any_header: bool,
     slots: Vec<Slot>,
     /// Buffers that the device does not have.
     stock: VecDeque<u16>,
@@ -74,21 +76,22 @@ impl RxQueue {
         ring: Ring,
         cut: Cut,
         features: u64,
-        buffers: u16,
-        buffer_len: u32,
+        options: &Options,
     ) -> anyhow::Result<Self> {
+        let buffers = options.rx_buffers;
         let mut slots = Vec::with_capacity(buffers.into());
         for _ in 0..buffers {
-            slots.push(Slot::new(memory, buffer_len, cut)?);
+            slots.push(Slot::new(memory, options.rx_buffer_len, cut)?);
         }
         Ok(Self {
             ring,
             cut,
             features,
+            any_header: options.any_header,
             slots,
             stock: (0..buffers).collect(),
-            refill: Refill::InOrder,
-            limit: u16::MAX,
+            refill: options.refill,
+            limit: options.rx_limit,
             ready: 0,
             current: Vec::with_capacity(64),
             vectors: Vectors(Vec::with_capacity(64)),
@@ -118,7 +121,9 @@ impl RxQueue {
             slot.buffer.read(0, place);
         }
         let header = Header::parse(bytes, header_len as usize > LEGACY_HEADER_LEN);
-        header.check(self.features)?;
+        if !self.any_header {
+            header.check(self.features)?;
+        }
         // What was seen to be used together with the first buffer must hold the whole frame. A driver without mergeable
         // buffers is told of exactly one.
         let count = header.buffers;

@@ -5,7 +5,7 @@ use vm_tests::vhost::feature::virtio::{
     HOST_ECN, HOST_TSO4, HOST_TSO6, HOST_USO, INDIRECT_DESC, LOG_ALL, MQ, MRG_RXBUF, PROTOCOL_FEATURES,
     VERSION_1,
 };
-use vm_tests::vhost::{FRAME_AND_HEADER_MAX, Layout, Options, Refill};
+use vm_tests::vhost::{Enable, FRAME_AND_HEADER_MAX, Layout, Options, Refill};
 
 use crate::pod::Pod;
 use crate::work;
@@ -152,8 +152,11 @@ fn buffers_of_every_shape_and_order_work() {
 fn protocol_without_its_features_works() {
     let mut pod = Pod::start();
     for protocol_features in [0, vm_tests::vhost::feature::protocol::REPLY_ACK] {
-        let mut guest = pod.guest(Options { protocol_features, ..driver(ALL & !(MQ | LOG_ALL)) });
-        work::all(&mut pod, &mut guest, BYTES);
+        for enable in [Enable::First, Enable::Last] {
+            let options = Options { protocol_features, enable, ..driver(ALL & !(MQ | LOG_ALL)) };
+            let mut guest = pod.guest(options);
+            work::all(&mut pod, &mut guest, BYTES);
+        }
     }
     let mut options = driver(VERSION_1 | MRG_RXBUF);
     options.features &= !PROTOCOL_FEATURES;
