@@ -135,9 +135,11 @@ impl Receive {
     }
 
     /// Begins before the window and ends beyond it. The RFC's table misses this case, in which the whole window
-    /// is filled.
+    /// is filled. By lengths: half the sequence space away, before and after are the same.
     fn covers_window(&self, seq: Seq, len: u32) -> bool {
-        self.edge.is_after(self.next) && self.next.is_after(seq) && (seq + len).is_after(self.edge)
+        let before = self.next.since(seq);
+        let window = self.edge.since(self.next);
+        self.edge.is_after(self.next) && (1..len).contains(&before) && len - before > window
     }
 
     /// Whether a segment at `seq` can be the guest's at all: nothing beyond the window ever is.
