@@ -81,8 +81,10 @@ impl Receive {
     pub(super) fn start(&mut self, first: Seq, scaled: bool, capacity: u32) {
         self.capacity = if scaled { capacity } else { capacity.min(u32::from(u16::MAX)) };
         self.scaled = scaled;
+        // What a SYN of ours has offered already, not knowing the guest's numbers, stays promised.
+        let offered = self.edge.since(self.next);
         (self.next, self.taken) = (first, first);
-        self.edge = first + self.capacity.min(u32::from(u16::MAX));
+        self.edge = first + self.capacity.min(u32::from(u16::MAX)).max(offered);
     }
 
     /// What a SYN will offer before the guest's own is known.
@@ -121,8 +123,11 @@ impl Receive {
         self.scaled
     }
 
-    pub(super) fn syn_window(&self) -> u16 {
-        u16::try_from(self.capacity).unwrap_or(u16::MAX)
+    /// Window field of a SYN or SYN-ACK to send now; promises the window. Never scaled (RFC 7323 2.2).
+    pub(super) fn syn_window(&mut self) -> u16 {
+        let window = u16::try_from(self.capacity).unwrap_or(u16::MAX);
+        self.edge = self.edge.max(self.next + u32::from(window));
+        window
     }
 
     /// RFC 9293 3.10.7.4, table of acceptable segments.
