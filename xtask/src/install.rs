@@ -1,4 +1,4 @@
-//! What the labs, VMs and benchmarks need of Debian: found, or installed with a line that says why.
+//! What the labs, VMs, benchmarks and fuzzers need of Debian: found, or installed with a line that says why.
 //!
 //! Programs are looked for, not packages, so other distributions work once the programs are there. The guest's kernel and
 //! busybox are only unpacked into the target folder: nothing touches /boot, and no privilege is needed for them.
@@ -19,6 +19,7 @@ pub(crate) enum Need {
     Labs,
     Vms,
     Bench,
+    Fuzz,
 }
 
 /// One program and the package that brings it.
@@ -32,7 +33,7 @@ struct Package {
     major: Option<u32>,
 }
 
-const PACKAGES: [Package; 7] = [
+const PACKAGES: [Package; 8] = [
     Package {
         name: "iproute2",
         program: "ip",
@@ -80,6 +81,13 @@ const PACKAGES: [Package; 7] = [
         program: "nft",
         why: "loses packets in the labs, and is the NAT we compare with",
         need: Need::Labs,
+        major: None,
+    },
+    Package {
+        name: "g++",
+        program: "c++",
+        why: "compiles libFuzzer, which is C++",
+        need: Need::Fuzz,
         major: None,
     },
 ];
