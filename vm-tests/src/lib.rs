@@ -4,5 +4,6 @@ pub mod lab;
 pub mod translator;
 pub mod services;
 pub mod vm;
+pub mod libvirt;
 pub mod traffic;
 pub mod bench;
