@@ -226,6 +226,29 @@ fn background_writes_pid_and_log_and_returns_when_ready() {
 }
 
 #[test]
+fn pid_file_goes_with_its_process_unless_it_names_another() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    for taken_over in [false, true] {
+        let [path, socket] = ["pid", "s"].map(|name| directory.path().join(name));
+        let output = Command::new(PASST_RS)
+            .current_dir(directory.path())
+            .args(ADDRESSES)
+            .args(["-P", "pid", "-s", socket.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let pid: u32 = fs::read_to_string(&path).unwrap().trim().parse().unwrap();
+        if taken_over {
+            fs::write(&path, "1\n").unwrap();
+        }
+        kill(pid, rustix::process::Signal::TERM);
+        ended(pid);
+        assert_eq!(path.exists(), taken_over);
+    }
+}
+
+#[test]
 fn background_without_a_log_file_says_that_nothing_more_is_logged() {
     let directory = tempfile::tempdir().unwrap();
     let [pid, socket] = ["pid", "s"].map(|name| directory.path().join(name));
