@@ -16,6 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::{Pid, Signal};
 
 use crate::lab::{Child, Lab, wait_for};
 use crate::vm::Image;
@@ -24,6 +25,22 @@ pub use domain::{Domain, FORWARDED_PORT, Interface};
 
 /// Whom all of it runs as. libvirtd wants a user with a name, which KubeVirt's 107 need not be here.
 const NOBODY: u32 = 65534;
+
+/// How a process becomes nobody, for good.
+const AS_NOBODY: [&str; 8] = [
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--regid",
+    "65534",
+    "--clear-groups",
+    "--bounding-set=-all",
+    "--no-new-privs",
+];
+
+/// The same where the labs' root is that of a user namespace, which cannot become anybody else: in one more of them the
+/// only user there is, the one who runs the tests, is nobody.
+const AS_NOBODY_INSIDE: [&str; 4] = ["unshare", "--user", "--map-user=65534", "--map-group=65534"];
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -39,6 +56,7 @@ pub struct Libvirt<'lab> {
     lab: &'lab Lab,
     daemon: Child,
     folder: PathBuf,
+    as_nobody: &'static [&'static str],
     /// What its folders held before the first domain.
     at_first: BTreeSet<PathBuf>,
 }
@@ -65,14 +83,14 @@ impl<'lab> Libvirt<'lab> {
             std::fs::copy(from, folder.join(to)).with_context(|| format!("copy {}", from.display()))?;
         }
         symlink("passt-rs", folder.join("bin/passt")).context("a program named passt")?;
-        for part in ["", "run", "config", "cache", "data", "kernel", "initramfs"] {
-            chown(folder.join(part), Some(NOBODY), Some(NOBODY))
-                .context("giving libvirt's folder to nobody: libvirt's tests need root")?;
-        }
+        let given = ["", "run", "config", "cache", "data", "kernel", "initramfs"]
+            .map(|part| chown(folder.join(part), Some(NOBODY), Some(NOBODY)).is_ok());
+        let as_nobody: &[&str] = if given == [true; 7] { &AS_NOBODY } else { &AS_NOBODY_INSIDE };
         let mut libvirt = Self {
             lab,
-            daemon: lab.spawn("libvirtd", daemon(lab, &folder))?,
+            daemon: lab.spawn("libvirtd", daemon(lab, &folder, as_nobody))?,
             folder,
+            as_nobody,
             at_first: BTreeSet::new(),
         };
         libvirt.wait_until_ready()?;
@@ -80,17 +98,13 @@ impl<'lab> Libvirt<'lab> {
         Ok(libvirt)
     }
 
-    /// A command for `program` as libvirt's user in its pod, without capabilities. It dies with the calling thread.
-    fn as_nobody(lab: &Lab, program: &Path) -> Command {
-        let mut command = lab.pod().command("setpriv");
-        command.args(as_nobody()).args(["--pdeathsig", "KILL"]).arg(program); // a change of user forgets it
-        command
-    }
-
-    /// Starts the translator as a vhost-user back-end that waits for a guest, as KubeVirt's binding would.
+    /// Starts the translator as a vhost-user back-end that waits for a guest, as a KubeVirt binding would.
     pub fn backend(&self) -> anyhow::Result<Backend> {
         let socket = self.folder.join("run/backend.sock");
-        let mut command = Self::as_nobody(self.lab, &self.folder.join("bin/passt-rs"));
+        let mut command = self.lab.pod().command("env");
+        // It dies with this thread; a change of user forgets that, so it is said again.
+        command.args(self.as_nobody).args(["setpriv", "--pdeathsig", "KILL"]);
+        command.arg(self.folder.join("bin/passt-rs"));
         command.args(["--foreground", "--vhost-user", "--tcp-ports", &FORWARDED_PORT.to_string()]);
         command.arg("--socket").arg(&socket).arg("--log-file").arg(self.translator_log());
         let mut child = self.lab.spawn("backend", command)?;
@@ -114,7 +128,7 @@ impl<'lab> Libvirt<'lab> {
         anyhow::ensure!(
             output.status.success(),
             "{}: {}: {}",
-            command.get_args().skip(4).map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" "),
+            command.get_args().skip(5).map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" "),
             output.status,
             complaint.trim()
         );
@@ -133,6 +147,15 @@ impl<'lab> Libvirt<'lab> {
         let text = String::from_utf8_lossy(&text).into_owned();
         let line = text.lines().rfind(|line| line.starts_with("passt "));
         line.map(str::to_owned).with_context(|| format!("libvirt started no passt:\n{text}"))
+    }
+
+    /// Kills the translator that libvirt started.
+    pub fn kill_translator(&self) -> anyhow::Result<()> {
+        let processes = self.processes();
+        let found = processes.iter().find(|(_, name)| name == "passt");
+        let pid = found.and_then(|(pid, _)| Pid::from_raw(i32::try_from(*pid).ok()?));
+        let pid = pid.with_context(|| format!("no passt among {processes:?}"))?;
+        rustix::process::kill_process(pid, Signal::KILL).context("kill the translator")
     }
 
     /// Waits until no process, socket or pid file of a domain is left, and no translator but `staying`.
@@ -206,29 +229,14 @@ impl<'lab> Libvirt<'lab> {
     }
 }
 
-/// How setpriv makes a process nobody's, for good.
-fn as_nobody() -> [&'static str; 7] {
-    ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set=-all", "--no-new-privs"]
-}
-
-fn daemon(lab: &Lab, folder: &Path) -> Command {
+fn daemon(lab: &Lab, folder: &Path, as_nobody: &[&str]) -> Command {
     let mut command = lab.pod().command("unshare");
     let path = format!("{}/bin:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
     // The shell is the namespace's first process. It must not become libvirtd: it waits for everybody's children, and
     // only a process that keeps its user is killed with its parent.
     command
-        .args([
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "sh",
-            "-c",
-            "\"$@\"; exit $?",
-            "sh",
-            "setpriv",
-        ])
-        .args(as_nobody())
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", "\"$@\"; exit $?", "sh"])
+        .args(as_nobody)
         .arg("libvirtd")
         .env_clear()
         .env("PATH", path)
