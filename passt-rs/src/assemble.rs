@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use rustix::io::Errno;
@@ -15,7 +15,7 @@ use crate::capture::Capture;
 use crate::config::{Config, RunAs, Tap as TapConfig, Transport};
 use crate::control::Control;
 use crate::flow::forward::Rule;
-use crate::guest::{Stream, Tap};
+use crate::guest::{Stream, Tap, VhostUser};
 use crate::host::netlink::{self, namespace};
 use crate::host::outbound::Outbound;
 use crate::host::{echo, signals, tcp, udp, unix};
@@ -138,24 +138,42 @@ pub fn open(config: &Config, files: Files) -> anyhow::Result<Opened> {
     })
 }
 
-/// The stream transport of `transport`, which is not a tap.
+/// The stream transport of `transport`.
 pub fn stream(transport: &Transport, leftovers: &mut Leftovers) -> anyhow::Result<Stream> {
-    match transport {
-        Transport::Stream { socket } => listening(socket, leftovers),
-        Transport::StreamFd(fd) => {
-            let own = sandbox::adopt(*fd).with_context(|| format!("--fd {fd}"))?;
-            Ok(Stream::connected(UnixStream::from(own))?)
-        }
-        Transport::Tap(tap) => bail!("--netns {}: the tap is opened before privileges go", tap.netns),
-        Transport::VhostUser { .. } | Transport::VhostUserFd(_) => bail!("--vhost-user: not built yet"),
+    match at_socket(transport, leftovers)? {
+        AtSocket::Listening(listener) => Ok(Stream::listen(listener)?),
+        AtSocket::Connected(connection) => Ok(Stream::connected(connection)?),
     }
 }
 
-fn listening(path: &Path, leftovers: &mut Leftovers) -> anyhow::Result<Stream> {
-    let listener = unix::listen(path).with_context(|| format!("--socket {}", path.display()))?;
-    leftovers.sockets.push(path.to_owned());
-    info!("waiting for the guest at {}", path.display());
-    Ok(Stream::listen(listener)?)
+/// The vhost-user transport of `transport`.
+pub fn vhost_user(transport: &Transport, leftovers: &mut Leftovers) -> anyhow::Result<VhostUser> {
+    match at_socket(transport, leftovers)? {
+        AtSocket::Listening(listener) => Ok(VhostUser::listen(listener)?),
+        AtSocket::Connected(connection) => Ok(VhostUser::connected(connection)?),
+    }
+}
+
+/// Where QEMU is met.
+enum AtSocket {
+    Listening(UnixListener),
+    Connected(UnixStream),
+}
+
+fn at_socket(transport: &Transport, leftovers: &mut Leftovers) -> anyhow::Result<AtSocket> {
+    match transport {
+        Transport::Stream { socket } | Transport::VhostUser { socket } => {
+            let listener = unix::listen(socket).with_context(|| format!("--socket {}", socket.display()))?;
+            leftovers.sockets.push(socket.clone());
+            info!("waiting for the guest at {}", socket.display());
+            Ok(AtSocket::Listening(listener))
+        }
+        Transport::StreamFd(fd) | Transport::VhostUserFd(fd) => {
+            let own = sandbox::adopt(*fd).with_context(|| format!("--fd {fd}"))?;
+            Ok(AtSocket::Connected(UnixStream::from(own)))
+        }
+        Transport::Tap(tap) => bail!("--netns {}: the tap is opened before privileges go", tap.netns),
+    }
 }
 
 /// Creates the tap in the guest's namespace and, if asked to, configures it there.

@@ -25,7 +25,8 @@ pub enum Verdict {
 const ECHO_REQUEST_V4: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
 
-/// Judges the frame of `len` bytes whose first bytes are `head`.
+/// Judges the frame of `len` bytes whose first bytes are `head`: all its headers, or the whole of it if a checksum is
+/// to be verified.
 pub fn frame(
     head: &[u8],
     len: usize,
@@ -46,7 +47,8 @@ pub fn frame(
     if let EtherType::Other(_) = headers.ether_type {
         return Err(DropReason::EtherType);
     }
-    let transport = headers.ip.as_ref().and_then(|ip| head.get(ip.payload())).unwrap_or_default();
+    let transport = headers.ip.as_ref().and_then(|ip| head.get(ip.transport..ip.end.min(head.len())));
+    let transport = transport.unwrap_or_default();
     if let Some(question) = Question::of(network, &headers, transport) {
         return Ok((headers, Verdict::Answer(question)));
     }
@@ -78,7 +80,8 @@ fn reach(network: &Network, dst: IpAddr) -> Result<(), DropReason> {
     }
 }
 
-/// Judges a whole IP packet, `transport` being what follows its IP headers.
+/// Judges a whole IP packet, `transport` being what follows its IP headers: all of that, unless somebody vouches for
+/// the checksum.
 pub fn packet(ip: IpHeaders, transport: &[u8], offload: &Offload) -> Result<Verdict, DropReason> {
     match (ip.protocol, ip.dst) {
         (protocol::TCP, _) => {
@@ -87,7 +90,7 @@ pub fn packet(ip: IpHeaders, transport: &[u8], offload: &Offload) -> Result<Verd
             Ok(Verdict::Tcp(ip, segment, header_len))
         }
         (protocol::UDP, _) => {
-            let datagram = Datagram::parse(transport, transport.len()).ok_or(DropReason::Malformed)?;
+            let datagram = Datagram::parse(transport, ip.payload().len()).ok_or(DropReason::Malformed)?;
             match datagram.without_checksum && offload.checksum == Checksum::Complete {
                 // RFC 8200 8.1: only over IPv4 may a datagram go without.
                 true if ip.src.is_ipv6() => return Err(DropReason::Checksum),
@@ -113,9 +116,9 @@ fn echo(ip: IpHeaders, message: &[u8], request: u8) -> Result<Verdict, DropReaso
     // Only ICMPv6 covers a pseudo-header (RFC 4443 2.3).
     let sum = match ip.src {
         IpAddr::V4(_) => Sum::default(),
-        IpAddr::V6(_) => Sum::pseudo_header(ip.src, ip.dst, ip.protocol, message.len()),
+        IpAddr::V6(_) => Sum::pseudo_header(ip.src, ip.dst, ip.protocol, ip.payload().len()),
     };
-    if sum.with(message).finish() != 0 {
+    if sum.with(message).finish() != 0 || message.len() != ip.payload().len() {
         return Err(DropReason::Checksum);
     }
     Ok(Verdict::Echo(ip, u16::from_be_bytes([ident_high, ident_low])))
@@ -131,6 +134,10 @@ fn verify(ip: &IpHeaders, transport: &[u8], offload: &Offload) -> Result<(), Dro
     if offload.checksum != Checksum::Complete {
         return Ok(());
     }
-    let sum = Sum::pseudo_header(ip.src, ip.dst, ip.protocol, transport.len()).with(transport);
-    if sum.finish() == 0 { Ok(()) } else { Err(DropReason::Checksum) }
+    let sum = Sum::pseudo_header(ip.src, ip.dst, ip.protocol, ip.payload().len()).with(transport);
+    if sum.finish() == 0 && transport.len() == ip.payload().len() {
+        Ok(())
+    } else {
+        Err(DropReason::Checksum)
+    }
 }

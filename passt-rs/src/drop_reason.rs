@@ -35,14 +35,19 @@ pub enum DropReason {
     GuestFull,
     /// An ARP, NDP, DHCP or echo message that is not for us to answer.
     NotForUs,
-    /// A segmentation kind that was never negotiated.
+    /// A segmentation or checksum offload that was never negotiated.
     Offload,
+    /// A chain of descriptors that loops, leaves the guest's memory, or holds less or more than a frame; on vhost-user,
+    /// in either direction.
+    Descriptors,
+    /// A frame in a queue that is not enabled; on vhost-user.
+    QueueDisabled,
 }
 
 impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Malformed,
         Self::Checksum,
         Self::EtherType,
@@ -59,6 +64,8 @@ impl DropReason {
         Self::GuestFull,
         Self::NotForUs,
         Self::Offload,
+        Self::Descriptors,
+        Self::QueueDisabled,
     ];
 
     pub fn name(self) -> &'static str {
@@ -79,6 +86,8 @@ impl DropReason {
             Self::GuestFull => "guest_full",
             Self::NotForUs => "not_for_us",
             Self::Offload => "offload",
+            Self::Descriptors => "descriptors",
+            Self::QueueDisabled => "queue_disabled",
         }
     }
 }
@@ -97,6 +106,13 @@ impl Drops {
     pub fn count(&mut self, reason: DropReason) {
         if let Some(counter) = self.0.get_mut(reason as usize) {
             *counter += 1;
+        }
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, others: &Self) {
+        for (counter, other) in self.0.iter_mut().zip(&others.0) {
+            *counter += other;
         }
     }
 

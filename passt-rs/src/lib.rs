@@ -5,6 +5,7 @@
 
 pub mod wire;
 pub mod time;
+pub mod iovec;
 pub mod drop_reason;
 pub mod reserve;
 pub mod flow;

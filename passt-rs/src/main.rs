@@ -84,7 +84,8 @@ fn work(config: &Config, readiness: Readiness) -> anyhow::Result<()> {
             serve(stream, config, readiness, leftovers)
         }
         Transport::VhostUser { .. } | Transport::VhostUserFd(_) => {
-            anyhow::bail!("--vhost-user: not built yet")
+            let guest = assemble::vhost_user(&config.transport, &mut leftovers)?;
+            serve(guest, config, readiness, leftovers)
         }
     }
 }

@@ -101,11 +101,19 @@ fn ended(pid: u32) {
 
 #[test]
 fn all_that_libvirt_can_pass_starts_and_ends_with_its_guest() {
+    for transport in [&[][..], &["--vhost-user"]] {
+        as_libvirt(transport);
+    }
+}
+
+fn as_libvirt(transport: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let [pid, log, socket] = ["pid", "log", "s"].map(|name| directory.path().join(name));
     let output = Command::new("unshare")
-        .args(["--net", "prlimit", "--nofile=256:256", PASST_RS, "--one-off", "--socket"])
+        .args(["--net", "prlimit", "--nofile=256:256", PASST_RS])
+        .args(transport)
+        .args(["--one-off", "--socket"])
         .arg(&socket)
         .arg("--pid")
         .arg(&pid)
@@ -143,6 +151,7 @@ fn all_that_qemu_can_pass_starts_and_ends_with_its_guest() {
         [&both[..], &services, &ports].concat(),
         [&both[..], &off].concat(),
         vec!["--address", "2001:db8::2", "--ipv6-only"],
+        [&["--vhost-user", "--quiet"], &both[..]].concat(),
     ] {
         let directory = tempfile::tempdir().unwrap();
         let pid = directory.path().join("pid");
@@ -327,7 +336,6 @@ fn failure_in_the_background_fails_the_one_who_waits() {
         (&["-P", "/no/such/directory/pid"], "--pid"),
         (&["-l", "/no/such/directory/log"], "--log-file"),
         (&["-F", "999"], "--fd"),
-        (&["--vhost-user"], "--vhost-user: not built yet"),
     ];
     for (args, wanted) in table {
         let output = passt_rs(&[&ADDRESSES, *args].concat());

@@ -11,7 +11,7 @@
     reason = "the whole file is a test"
 )]
 
-use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -24,6 +24,7 @@ use passt_rs::guest::Stream;
 use passt_rs::host::batch::Message;
 use passt_rs::host::outbound::Outbound;
 use passt_rs::host::udp;
+use passt_rs::iovec::Piece;
 use passt_rs::relay::{Limits, Listening, Opened, Proto, Protocols, Relay, Settings};
 use passt_rs::transport::fragment;
 use passt_rs::transport::reassembly::{BYTES_MAX, Key, Outcome, Reassembly};
@@ -434,7 +435,7 @@ fn a_burst_that_the_kernel_joins_is_cut_to_its_datagrams() {
             lab.send(&ip, &datagram(&ip, (4000, 7000), b"go"));
             lab.wait_for("udp", "from_guest_total", 1);
             let payload = pattern(3 * 1200 + 300);
-            let slices = [IoSlice::new(&payload)];
+            let slices = [Piece::new(&payload)];
             let empty = Message { slices: &[], segment: None };
             let sent = server.send(&[Message { slices: &slices, segment: Some(1200) }, empty]);
             assert_eq!(sent, Ok(2));

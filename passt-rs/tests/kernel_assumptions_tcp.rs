@@ -19,13 +19,14 @@
     reason = "the whole file is a test"
 )]
 
-use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use passt_rs::host::epoll::{Epoll, Ready};
 use passt_rs::host::tcp::{self, Accepted, Connecting, Peeked, Sent, Socket};
+use passt_rs::iovec::{Piece, PieceMut};
 use rustix::io::Errno;
 
 const ANY: &str = "127.0.0.1:0";
@@ -74,7 +75,7 @@ fn no_event(epoll: &mut Epoll) -> bool {
 /// Peeks up to `len` bytes at `offset`, once they are there.
 fn peek(socket: &mut Socket, offset: u32, len: usize) -> Vec<u8> {
     let mut buffer = vec![0; len];
-    let bytes = until("bytes to peek", || match socket.peek(offset, &mut buffer, None) {
+    let bytes = until("bytes to peek", || match socket.peek(offset, &[PieceMut::new(&mut buffer)], None) {
         Peeked::Bytes(bytes) => Some(bytes),
         Peeked::Empty => None,
         other @ (Peeked::End | Peeked::Failed(_)) => panic!("{other:?}"),
@@ -85,7 +86,7 @@ fn peek(socket: &mut Socket, offset: u32, len: usize) -> Vec<u8> {
 
 /// The same without SO_PEEK_OFF.
 fn peek_by_copy(socket: &mut Socket, offset: u32, scratch: &mut [u8]) -> Peeked {
-    socket.peek(offset, &mut [0; 4], Some(scratch))
+    socket.peek(offset, &[PieceMut::new(&mut [0; 4])], Some(scratch))
 }
 
 #[test]
@@ -103,11 +104,11 @@ fn peeks_start_anywhere_and_discards_move_the_head() {
     assert_eq!(peek(&mut socket, 3, 3), b"678");
     assert_eq!(socket.discard(5), 5);
     assert_eq!(peek(&mut socket, 1, 4), b"9");
-    assert_eq!(socket.peek(2, &mut [0; 4], None), Peeked::Empty);
+    assert_eq!(socket.peek(2, &[PieceMut::new(&mut [0; 4])], None), Peeked::Empty);
     peer.write_all(b"ab").unwrap();
     assert_eq!(peek(&mut socket, 2, 1), b"a");
     assert_eq!(socket.discard(1000), 4, "no more than there is");
-    assert_eq!(socket.peek(0, &mut [0; 4], None), Peeked::Empty);
+    assert_eq!(socket.peek(0, &[PieceMut::new(&mut [0; 4])], None), Peeked::Empty);
 }
 
 #[test]
@@ -137,12 +138,12 @@ fn the_end_shows_behind_peeked_bytes_and_not_before_the_fin() {
     let mut scratch = [0; 16];
     peer.write_all(b"abc").unwrap();
     assert_eq!(peek(&mut socket, 0, 10), b"abc");
-    assert_eq!(socket.peek(3, &mut [0; 4], None), Peeked::Empty);
+    assert_eq!(socket.peek(3, &[PieceMut::new(&mut [0; 4])], None), Peeked::Empty);
     peer.shutdown(Shutdown::Write).unwrap();
-    until("the end", || (socket.peek(3, &mut [0; 4], None) == Peeked::End).then_some(()));
+    until("the end", || (socket.peek(3, &[PieceMut::new(&mut [0; 4])], None) == Peeked::End).then_some(()));
     assert_eq!(peek(&mut socket, 1, 10), b"bc", "what came before is there still");
     assert_eq!(socket.discard(3), 3);
-    assert_eq!(socket.peek(0, &mut [0; 4], None), Peeked::End);
+    assert_eq!(socket.peek(0, &[PieceMut::new(&mut [0; 4])], None), Peeked::End);
 
     let (mut socket, mut peer) = pair();
     peer.write_all(b"abc").unwrap();
@@ -186,7 +187,7 @@ fn room_raises_an_edge_after_a_send_fell_short() {
     let mut epoll = watched(&socket);
     assert!(event(&mut epoll).writable);
     let chunk = vec![0; 1 << 20];
-    until("a short send", || match socket.send(&[IoSlice::new(&chunk)]) {
+    until("a short send", || match socket.send(&[Piece::new(&chunk)]) {
         Sent::Bytes(bytes) => (bytes < chunk.len()).then_some(()),
         Sent::Full => panic!("only after a short one"),
         Sent::Failed(error) => panic!("{error}"),
@@ -255,7 +256,7 @@ fn bytes_before_a_reset_are_read_before_the_error() {
     until("the error", || event(&mut epoll).error.then_some(()));
     assert_eq!(peek(&mut socket, 0, 4), b"last");
     assert_eq!(peek(&mut socket, 4, 40), b" words");
-    assert_eq!(socket.peek(10, &mut [0; 4], None), Peeked::Failed(Errno::CONNRESET));
+    assert_eq!(socket.peek(10, &[PieceMut::new(&mut [0; 4])], None), Peeked::Failed(Errno::CONNRESET));
 }
 
 fn send_urgent(peer: BorrowedFd<'_>, bytes: &[u8]) {
@@ -279,7 +280,9 @@ fn urgent_bytes_stay_in_the_stream_and_end_a_read_at_their_mark() {
         peer.write_all(b"de").unwrap();
         until("the mark", || event(&mut epoll).urgent.then_some(()));
         let mut buffer = [0; 9];
-        until("short of the mark", || (socket.peek(0, &mut buffer, None) == Peeked::Bytes(3)).then_some(()));
+        until("short of the mark", || {
+            (socket.peek(0, &[PieceMut::new(&mut buffer)], None) == Peeked::Bytes(3)).then_some(())
+        });
         assert_eq!(&buffer[..3], b"abc");
         until("the rest", || (peek(&mut socket, 3, 9) == b"Ude").then_some(()));
         assert_eq!(socket.discard(6), 6);

@@ -23,13 +23,13 @@
     reason = "the whole file is a test"
 )]
 
-use std::io::IoSlice;
+use passt_rs::iovec::Piece;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use passt_rs::host::batch::{Batch, Message};
+use passt_rs::host::batch::{Batch, Message, RECEIVE_MAX};
 use passt_rs::host::echo::{self, EchoError};
 use passt_rs::host::error_queue::{self, Origin};
 use passt_rs::host::outbound::Outbound;
@@ -77,7 +77,7 @@ fn connect(port: u16, to: SocketAddr) -> Socket {
 }
 
 fn send(socket: &Socket, payload: &[u8], segment: Option<u16>) -> Result<usize, Errno> {
-    socket.send(&[Message { slices: &[IoSlice::new(payload)], segment }])
+    socket.send(&[Message { slices: &[Piece::new(payload)], segment }])
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn flows_with_one_source_port_and_different_peers_keep_it_and_stay_apart() {
             assert_eq!((len, from), (8, "127.0.0.1:4000".parse().unwrap()));
             server.send_to(b"answer", from).unwrap();
             wait(flow, PollFlags::IN);
-            assert_eq!(flow.receive(&mut batch), Ok(1));
+            assert_eq!(flow.receive(&mut batch, RECEIVE_MAX), Ok(1));
             let answer = batch.datagram(0).unwrap();
             assert_eq!((answer.payload, answer.from), (&b"answer"[..], Some(*address)));
         }
@@ -106,10 +106,10 @@ fn flows_with_one_source_port_and_different_peers_keep_it_and_stay_apart() {
         let (stranger, address) = server("127.0.0.1:0");
         stranger.send_to(b"hello", "127.0.0.1:4000").unwrap();
         wait(&listener, PollFlags::IN);
-        assert_eq!(batch.receive(listener.as_fd()), Ok(1));
+        assert_eq!(batch.receive(listener.as_fd(), RECEIVE_MAX), Ok(1));
         let hello = batch.datagram(0).unwrap();
         assert_eq!((hello.from, hello.to), (Some(address), Some([127, 0, 0, 1].into())));
-        assert!(flows.iter().all(|flow| flow.receive(&mut Batch::new()) == Err(Errno::AGAIN)));
+        assert!(flows.iter().all(|flow| flow.receive(&mut Batch::new(), RECEIVE_MAX) == Err(Errno::AGAIN)));
     });
 }
 
@@ -132,7 +132,7 @@ fn a_forwarded_peer_gets_a_socket_on_the_listener_s_port() {
         peer.send_to(b"first", "127.0.0.1:4000").unwrap();
         wait(&listener, PollFlags::IN);
         let mut batch = Batch::new();
-        assert_eq!(batch.receive(listener.as_fd()), Ok(1));
+        assert_eq!(batch.receive(listener.as_fd(), RECEIVE_MAX), Ok(1));
         let first = batch.datagram(0).unwrap();
         // Over a dual-stack socket: the peer as a mapped address, ours from IP_PKTINFO, markings of IPv4.
         assert_eq!(first.from.unwrap().ip().to_canonical(), from.ip());
@@ -145,8 +145,8 @@ fn a_forwarded_peer_gets_a_socket_on_the_listener_s_port() {
         assert_eq!((len, source), (6, "127.0.0.1:4000".parse().unwrap()));
         peer.send_to(b"second", "127.0.0.1:4000").unwrap();
         wait(&flow, PollFlags::IN);
-        assert_eq!(flow.receive(&mut batch), Ok(1));
-        assert_eq!(batch.receive(listener.as_fd()), Err(Errno::AGAIN));
+        assert_eq!(flow.receive(&mut batch, RECEIVE_MAX), Ok(1));
+        assert_eq!(batch.receive(listener.as_fd(), RECEIVE_MAX), Err(Errno::AGAIN));
     });
 }
 
@@ -162,7 +162,7 @@ fn one_send_of_many_segments_arrives_as_one_super_datagram() {
             assert_eq!(send(&sender, &payload, Some(1200)), Ok(1));
             wait(&receiver, PollFlags::IN);
             let mut batch = Batch::new();
-            assert_eq!(receiver.receive(&mut batch), Ok(1));
+            assert_eq!(receiver.receive(&mut batch, RECEIVE_MAX), Ok(1));
             let joined = batch.datagram(0).unwrap();
             assert_eq!((joined.segment, joined.payload), (Some(1200), &payload[..]));
 
@@ -179,16 +179,16 @@ fn sixty_four_messages_are_sent_and_thirty_two_received_at_once() {
         let sender = udp::connect_from(a, b, false).unwrap();
         let receiver = udp::connect_from(b, a, false).unwrap();
         let payloads: Vec<[u8; 1]> = (0..70).map(|at| [at]).collect();
-        let slices: Vec<_> = payloads.iter().map(|payload| [IoSlice::new(payload)]).collect();
+        let slices: Vec<_> = payloads.iter().map(|payload| [Piece::new(payload)]).collect();
         let messages: Vec<_> = slices.iter().map(|slices| Message { slices, segment: None }).collect();
         assert_eq!(sender.send(&messages), Ok(64));
         let mut batch = Batch::new();
         for round in 0..2 {
             wait(&receiver, PollFlags::IN);
-            assert_eq!(receiver.receive(&mut batch), Ok(32));
+            assert_eq!(receiver.receive(&mut batch, RECEIVE_MAX), Ok(32));
             assert_eq!(batch.datagram(31).unwrap().payload, [round * 32 + 31]);
         }
-        assert_eq!(receiver.receive(&mut batch), Err(Errno::AGAIN));
+        assert_eq!(receiver.receive(&mut batch, RECEIVE_MAX), Err(Errno::AGAIN));
     });
 }
 
@@ -204,7 +204,7 @@ fn ttl_and_traffic_class_travel_both_ways() {
             send(&sender, b"x", None).unwrap();
             wait(&receiver, PollFlags::IN);
             let mut batch = Batch::new();
-            assert_eq!(receiver.receive(&mut batch), Ok(1));
+            assert_eq!(receiver.receive(&mut batch, RECEIVE_MAX), Ok(1));
             let datagram = batch.datagram(0).unwrap();
             assert_eq!((datagram.hop_limit, datagram.traffic_class), (Some(7), Some(0xb8)));
             assert_eq!(datagram.segment, None);
@@ -270,11 +270,11 @@ fn ping_sockets_need_the_sysctl_and_keep_the_identifier() {
             let socket = echo::connect(&Outbound::default(), 0x1234, to).unwrap();
             // Checksum and identifier are wrong on purpose.
             let message = [request, 0, 0xde, 0xad, 0xff, 0xff, 0, 9, b'p', b'i', b'n', b'g'];
-            let sent = socket.send(&[Message { slices: &[IoSlice::new(&message)], segment: None }]);
+            let sent = socket.send(&[Message { slices: &[Piece::new(&message)], segment: None }]);
             assert_eq!(sent, Ok(1));
             wait(&socket, PollFlags::IN);
             let mut batch = Batch::new();
-            assert_eq!(socket.receive(&mut batch), Ok(1));
+            assert_eq!(socket.receive(&mut batch, RECEIVE_MAX), Ok(1));
             let received = batch.datagram(0).unwrap();
             assert_eq!(received.payload[..2], [reply, 0]);
             assert_eq!(received.payload[4..], [0x12, 0x34, 0, 9, b'p', b'i', b'n', b'g']);

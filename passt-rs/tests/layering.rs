@@ -12,9 +12,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rank, module, and which modules of lower rank it must not know.
-const TABLE: [(u8, &str, &[&str]); 19] = [
+const TABLE: [(u8, &str, &[&str]); 20] = [
     (0, "wire", &[]),
     (0, "time", &["wire"]),
+    (0, "iovec", &["wire", "time"]),
     (1, "drop_reason", &["wire", "time"]),
     (1, "reserve", &["wire", "time", "drop_reason"]),
     (1, "flow", &["reserve"]),

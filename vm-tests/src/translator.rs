@@ -23,6 +23,13 @@ pub enum Capture {
     Nothing,
 }
 
+/// How QEMU is to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cable {
+    Stream,
+    VhostUser,
+}
+
 /// A running translator. It ends with the value.
 #[derive(Debug)]
 pub struct Translator {
@@ -33,9 +40,9 @@ pub struct Translator {
 }
 
 impl Translator {
-    /// Starts `program` in the lab's pod with a unix stream socket for QEMU; its files go to a folder of its own in
+    /// Starts `program` in the lab's pod with a unix socket for QEMU; its files go to a folder of its own in
     /// the lab's directory. A later one in the same lab takes the place, and the socket's path, of one that ended.
-    pub fn start(lab: &Lab, program: &Path, capture: Capture) -> anyhow::Result<Self> {
+    pub fn start(lab: &Lab, program: &Path, cable: Cable, capture: Capture) -> anyhow::Result<Self> {
         let folder = lab.directory().join("translator");
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let (socket, log) = (folder.join("guest.sock"), folder.join("translator.log"));
@@ -43,6 +50,9 @@ impl Translator {
         let mut command = as_in_a_pod(lab, program, &folder)?;
         command.arg("--foreground").arg("--socket").arg(&socket).arg("--log-file").arg(&log);
         command.args(["--tcp-ports", &FORWARDED_PORT.to_string()]).args(["--dns", &SERVER_V4.to_string()]);
+        if cable == Cable::VhostUser {
+            command.arg("--vhost-user");
+        }
         let frames = folder.join("guest.pcap");
         if capture == Capture::Frames {
             command.arg("--pcap").arg(&frames);

@@ -45,6 +45,8 @@ pub struct Options {
 pub enum Netdev {
     /// Frames over a unix stream socket that the translator listens on.
     Stream(PathBuf),
+    /// The guest's memory, shared with the translator that listens on a unix socket.
+    VhostUser { socket: PathBuf, pairs: u16 },
 }
 
 impl Options {
@@ -161,20 +163,31 @@ fn machine(command: &mut Command, image: &Image, options: &Options) {
 }
 
 fn devices(command: &mut Command, options: &Options, console: &Path, agent: &Path, monitor: &Path) {
-    let Netdev::Stream(socket) = &options.netdev;
     command
         .args(["-chardev", &format!("file,id=console,path={}", console.display())])
         .args(["-serial", "chardev:console"])
         .args(["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", agent.display())])
         .args(["-serial", "chardev:agent"])
-        .args(["-qmp", &format!("unix:{},server=on,wait=off", monitor.display())])
-        .args([
-            "-netdev",
-            &format!(
-                "stream,id=n0,server=off,addr.type=unix,addr.path={},reconnect-ms=200",
-                socket.display()
-            ),
-        ])
-        // No boot from the network: its option ROM costs a second.
-        .args(["-device", &format!("virtio-net-pci,id={NIC},netdev=n0,mac={},romfile=", options.mac)]);
+        .args(["-qmp", &format!("unix:{},server=on,wait=off", monitor.display())]);
+    // No boot from the network: its option ROM costs a second.
+    let mut nic = format!("virtio-net-pci,id={NIC},netdev=n0,mac={},romfile=", options.mac);
+    match &options.netdev {
+        Netdev::Stream(socket) => {
+            let path = socket.display();
+            let stream = format!("stream,id=n0,server=off,addr.type=unix,addr.path={path},reconnect-ms=200");
+            command.args(["-netdev", &stream]);
+        }
+        Netdev::VhostUser { socket, pairs } => {
+            let path = socket.display();
+            let memory = format!("memory-backend-memfd,id=memory,size={}M,share=on", options.memory_mib);
+            command.args(["-object", &memory, "-machine", "memory-backend=memory"]);
+            command.args(["-chardev", &format!("socket,id=cable,path={path},reconnect-ms=200")]);
+            command.args(["-netdev", &format!("vhost-user,id=n0,chardev=cable,queues={pairs}")]);
+            if *pairs > 1 {
+                // A vector for each queue, and two for the device's own changes and its control queue.
+                nic.push_str(&format!(",mq=on,vectors={}", 2 * pairs + 2));
+            }
+        }
+    }
+    command.args(["-device", &nic]);
 }

@@ -9,19 +9,26 @@
 //! |---|---|---|---|
 //! | [`Tap`] | one `read` per frame | one `write` per frame | checksum, TSO, USO |
 //! | [`Stream`] | one `recv` for many frames | one `send` for a batch | none |
+//! | [`VhostUser`] | shared memory | shared memory | checksum, TSO, USO |
 
+mod door;
 mod stream;
 mod tap;
+mod vhost_user;
 
 use std::io;
 use std::io::IoSlice;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
+use crate::drop_reason::{DropReason, Drops};
+use crate::iovec::{Piece, PieceMut};
 use crate::wire::Offload;
 
 pub use stream::Stream;
 pub use tap::{Tap, TapError};
+pub use vhost_user::VhostUser;
 
 /// The largest frame either way: a full IP packet, its Ethernet header and a VLAN tag's worth of slack.
 pub const FRAME_MAX: usize = 65_535 + 18;
@@ -29,6 +36,8 @@ pub const FRAME_MAX: usize = 65_535 + 18;
 pub const HEADERS_MAX: usize = 256;
 /// iovecs that one frame's payload needs at most; a kernel skb has 17 fragments and a head.
 pub const SLICES_MAX: usize = 20;
+/// iovecs that one frame's room has at most.
+pub const PIECES_MAX: usize = 128;
 
 /// A frame's bytes in the transport's buffers, as plain numbers. The default is an empty frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,8 +62,10 @@ impl Place {
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
     pub place: Place,
-    /// `None`: a segmentation kind we never negotiated.
-    pub offload: Option<Offload>,
+    /// What was left to us, or why there is no frame.
+    pub offload: Result<Offload, DropReason>,
+    /// Which of the transport's queues it came through; see [`Guest::steer`].
+    pub queue: u16,
 }
 
 /// What became of the cable.
@@ -72,12 +83,42 @@ pub enum Link {
 }
 
 /// Room for one frame towards the guest.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Room<'a> {
-    /// As many bytes as were asked for.
+    /// As many bytes as were asked for, in memory of ours.
     pub headers: &'a mut [u8],
     /// Follows the headers in the frame. May be filled short.
-    pub payload: &'a mut [u8],
+    pub payload: Payload<'a>,
+}
+
+/// Where a frame's payload goes.
+#[derive(Debug)]
+pub enum Payload<'a> {
+    One(PieceMut<'a>),
+    /// Some transports' buffers are smaller than a frame; at most [`PIECES_MAX`].
+    Many(&'a [PieceMut<'a>]),
+}
+
+impl<'a> Payload<'a> {
+    pub fn pieces(&self) -> &[PieceMut<'a>] {
+        match self {
+            Self::One(piece) => std::slice::from_ref(piece),
+            Self::Many(pieces) => pieces,
+        }
+    }
+}
+
+impl Default for Payload<'_> {
+    fn default() -> Self {
+        Self::Many(&[])
+    }
+}
+
+impl Room<'_> {
+    /// Bytes of payload that there is room for.
+    pub fn payload_len(&self) -> usize {
+        self.payload.pieces().iter().map(PieceMut::len).sum()
+    }
 }
 
 /// What the guest's end can be handed beside plain frames.
@@ -85,10 +126,27 @@ pub struct Room<'a> {
 pub struct Offloads {
     /// Frames with a partial transport checksum.
     pub checksum: bool,
-    /// TCP segments larger than the MTU, cut by the device.
-    pub tso: bool,
-    /// UDP super-datagrams, cut by the device.
-    pub uso: bool,
+    /// TCP segments larger than the MTU, cut by the device; over IPv4 and over IPv6.
+    pub tso4: bool,
+    pub tso6: bool,
+    /// UDP super-datagrams, cut by the device; over IPv4 and over IPv6.
+    pub uso4: bool,
+    pub uso6: bool,
+}
+
+impl Offloads {
+    /// Everything there is.
+    pub const ALL: Self = Self { checksum: true, tso4: true, tso6: true, uso4: true, uso6: true };
+
+    /// Whether TCP segments of packets with addresses like `address` may be larger than the MTU.
+    pub fn tso(&self, address: IpAddr) -> bool {
+        self.checksum && if address.is_ipv4() { self.tso4 } else { self.tso6 }
+    }
+
+    /// The same for UDP super-datagrams.
+    pub fn uso(&self, address: IpAddr) -> bool {
+        self.checksum && if address.is_ipv4() { self.uso4 } else { self.uso6 }
+    }
 }
 
 /// The frame could not be queued: the guest does not take any more at the moment.
@@ -113,16 +171,16 @@ pub trait Guest {
     /// [`Self::release`] only if they were [held](Self::hold); others until the next call.
     fn receive(&mut self) -> Option<Received>;
 
-    /// The frame's first bytes, all headers included, in memory nobody else writes.
+    /// The frame's first bytes, all headers included, in memory nobody else writes. The whole frame if its
+    /// transport checksum has to be verified.
     fn head(&self, place: Place) -> &[u8];
 
-    /// Puts `range` of the frame into `slices`; gives how many were used.
-    fn gather<'a>(
-        &'a self,
-        place: Place,
-        range: Range<usize>,
-        slices: &mut [IoSlice<'a>; SLICES_MAX],
-    ) -> usize;
+    /// All of the frame in memory nobody else writes, for the few kinds whose payload is looked at.
+    fn whole(&mut self, place: Place) -> &[u8];
+
+    /// Puts `range` of the frame into `pieces`; gives how many were used.
+    fn gather<'a>(&'a self, place: Place, range: Range<usize>, pieces: &mut [Piece<'a>; SLICES_MAX])
+    -> usize;
 
     /// Keeps the frame's bytes where they are until [`Self::release`]. `false`: this was the last one that
     /// can be kept; release before receiving again.
@@ -131,8 +189,18 @@ pub trait Guest {
     /// Lets go of all held frames.
     fn release(&mut self);
 
-    /// Room for a frame of `headers` plus at most `payload` bytes. `None`: full; see [`Self::on_event`].
+    /// From here on frames go to the guest through `queue`, the one that frames of the same flow came through.
+    fn steer(&mut self, _queue: u16) {}
+
+    /// Room for a frame of `headers` plus at most `payload` bytes; there may be less for the payload, but never
+    /// none. `None`: full; see [`Self::on_event`].
     fn reserve(&mut self, headers: usize, payload: usize) -> Option<Room<'_>>;
+
+    /// The room reserved last, until it is published.
+    fn room(&mut self) -> Room<'_>;
+
+    /// How many frames of `len` bytes surely fit now, as far as `most`. 0: full; see [`Self::on_event`].
+    fn frames_that_fit(&mut self, len: usize, most: usize) -> usize;
 
     /// Hands over the frame in the room reserved last, with `headers` and `payload` bytes really filled;
     /// `headers` is what was reserved. [`Full`]: the frame is lost, as in a switch whose queue is full.
@@ -143,4 +211,7 @@ pub trait Guest {
 
     /// Pushes out what was published since the last call.
     fn flush(&mut self);
+
+    /// Counts in `drops` what the transport refused since the last call and did not receive.
+    fn report(&mut self, _drops: &mut Drops) {}
 }

@@ -10,12 +10,14 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use rustix::event::{PollFd, PollFlags, epoll, poll};
+use rustix::event::epoll;
 use rustix::net::{RecvFlags, SendFlags};
-use rustix::time::Timespec;
 
-use super::{FRAME_MAX, Full, Guest, Link, Offloads, Place, Received, Room, SLICES_MAX};
-use crate::reserve::Reserve;
+use super::door::{Door, is_closed};
+use super::{
+    FRAME_MAX, Full, Guest, HEADERS_MAX, Link, Offloads, Payload, Place, Received, Room, SLICES_MAX,
+};
+use crate::iovec::{Piece, PieceMut};
 use crate::wire::Offload;
 
 /// Bytes received at once; several of the largest frames.
@@ -27,9 +29,7 @@ const PREFIX_LEN: usize = 4;
 /// The QEMU end of the cable.
 #[derive(Debug)]
 pub struct Stream {
-    listener: Option<UnixListener>,
-    /// Turns a connection away, or serves it, when descriptors are exhausted; a waiting one would never let us sleep.
-    reserve: Reserve,
+    door: Door,
     connection: Option<UnixStream>,
     registration: Option<(OwnedFd, u64)>,
     incoming: Vec<u8>,
@@ -42,30 +42,28 @@ pub struct Stream {
     /// Bytes of `outgoing` that hold frames, and the first of them not yet sent.
     queued: usize,
     sent: usize,
+    /// Lengths of headers and payload reserved last.
+    reserved: (usize, usize),
     /// EPOLLOUT is asked for.
     waiting: bool,
-    /// Whoever waits at the listener cannot be turned away for want of a descriptor, and waits for the guest to leave.
-    paused: bool,
     link: Link,
 }
 
 impl Stream {
     /// Serves whoever connects to `listener`.
     pub fn listen(listener: UnixListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        Ok(Self::new(Some(listener), None))
+        Ok(Self::new(Door::new(Some(listener))?, None))
     }
 
     /// Serves one connection that is there already.
     pub fn connected(connection: UnixStream) -> io::Result<Self> {
         connection.set_nonblocking(true)?;
-        Ok(Self::new(None, Some(connection)))
+        Ok(Self::new(Door::new(None)?, Some(connection)))
     }
 
-    fn new(listener: Option<UnixListener>, connection: Option<UnixStream>) -> Self {
+    fn new(door: Door, connection: Option<UnixStream>) -> Self {
         Self {
-            listener,
-            reserve: Reserve::new(),
+            door,
             connection,
             registration: None,
             incoming: vec![0; INCOMING_LEN],
@@ -75,15 +73,15 @@ impl Stream {
             outgoing: vec![0; OUTGOING_LEN],
             queued: 0,
             sent: 0,
+            reserved: (0, 0),
             waiting: false,
-            paused: false,
             link: Link::Unchanged,
         }
     }
 
     /// Takes a waiting connection if none is served; turns others away.
     fn accept(&mut self) {
-        while let Some(stream) = self.next_connection() {
+        while let Some(stream) = self.door.next(|| is_served(self.connection.as_ref())) {
             if self.connection.as_ref().is_some_and(is_closed) {
                 self.disconnect();
             }
@@ -101,35 +99,7 @@ impl Stream {
                 Link::Unchanged | Link::Up | Link::Gone => Link::Up,
             };
         }
-        self.reserve.refill();
-    }
-
-    fn next_connection(&mut self) -> Option<UnixStream> {
-        if self.paused {
-            return None;
-        }
-        let listener = self.listener.as_ref()?;
-        match listener.accept() {
-            Ok((stream, _)) => Some(stream),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(_) if self.reserve.lend() => listener.accept().ok().map(|(stream, _)| stream),
-            Err(_) if self.connection.as_ref().is_some_and(|connection| !is_closed(connection)) => {
-                self.pause(true);
-                None
-            }
-            Err(_) => None,
-        }
-    }
-
-    /// Stops or goes on watching the listener.
-    fn pause(&mut self, pause: bool) {
-        let (Some((epoll, token)), Some(listener)) = (&self.registration, &self.listener) else { return };
-        let flags = if pause { epoll::EventFlags::empty() } else { epoll::EventFlags::IN };
-        if self.paused != pause
-            && epoll::modify(epoll, listener, epoll::EventData::new_u64(*token), flags).is_ok()
-        {
-            self.paused = pause;
-        }
+        self.door.close();
     }
 
     fn register(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -143,8 +113,7 @@ impl Stream {
     fn disconnect(&mut self) {
         self.connection = None;
         self.link = Link::Down;
-        self.reserve.refill();
-        self.pause(false);
+        self.door.open();
         (self.filled, self.parsed, self.queued, self.sent) = (0, 0, 0, 0);
         self.waiting = false;
     }
@@ -214,20 +183,14 @@ impl Stream {
     }
 }
 
-/// The other end is gone, though what it sent last may not be read yet: nobody waits for answers to that.
-fn is_closed(connection: &UnixStream) -> bool {
-    let mut polled = [PollFd::new(connection, PollFlags::empty())];
-    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut polled, Some(&none)).is_ok()
-        && polled.iter().any(|polled| polled.revents().contains(PollFlags::HUP))
+fn is_served(connection: Option<&UnixStream>) -> bool {
+    connection.is_some_and(|connection| !is_closed(connection))
 }
 
 impl Guest for Stream {
     fn attach(&mut self, epoll: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         self.registration = Some((epoll.try_clone_to_owned()?, token));
-        if let Some(listener) = &self.listener {
-            self.register(listener.as_fd())?;
-        }
+        self.door.attach(epoll, token)?;
         if let Some(connection) = &self.connection {
             self.register(connection.as_fd())?;
             self.link = Link::Up;
@@ -259,7 +222,7 @@ impl Guest for Stream {
                 self.next_frame()?
             }
         };
-        Some(Received { place, offload: Some(Offload::default()) })
+        Some(Received { place, offload: Ok(Offload::default()), queue: 0 })
     }
 
     fn head(&self, place: Place) -> &[u8] {
@@ -267,13 +230,17 @@ impl Guest for Stream {
         self.incoming.get(start..start + place.len()).unwrap_or_default()
     }
 
+    fn whole(&mut self, place: Place) -> &[u8] {
+        self.head(place)
+    }
+
     fn gather<'a>(
         &'a self,
         place: Place,
         range: Range<usize>,
-        slices: &mut [IoSlice<'a>; SLICES_MAX],
+        pieces: &mut [Piece<'a>; SLICES_MAX],
     ) -> usize {
-        slices[0] = IoSlice::new(self.head(place).get(range).unwrap_or_default());
+        pieces[0] = Piece::new(self.head(place).get(range).unwrap_or_default());
         1
     }
 
@@ -290,10 +257,24 @@ impl Guest for Stream {
     }
 
     fn reserve(&mut self, headers: usize, payload: usize) -> Option<Room<'_>> {
+        let fits = self.queued + PREFIX_LEN + headers + payload <= self.outgoing.len();
+        self.reserved = (headers, payload);
+        fits.then(|| self.room())
+    }
+
+    fn room(&mut self) -> Room<'_> {
         let start = self.queued + PREFIX_LEN;
-        let room = self.outgoing.get_mut(start..start + headers + payload)?;
-        let (headers, payload) = room.split_at_mut_checked(headers)?;
-        Some(Room { headers, payload })
+        let (headers, payload) = self.reserved;
+        let room = self.outgoing.get_mut(start..start + headers + payload);
+        let parts = room.and_then(|room| room.split_at_mut_checked(headers));
+        let Some((headers, payload)) = parts else { return Room::default() };
+        Room { headers, payload: Payload::One(PieceMut::new(payload)) }
+    }
+
+    fn frames_that_fit(&mut self, len: usize, most: usize) -> usize {
+        let room = self.outgoing.len() - self.queued;
+        // One frame of any length always fits, so that nobody waits for what never comes.
+        if room < PREFIX_LEN + HEADERS_MAX + FRAME_MAX { 0 } else { (room / (PREFIX_LEN + len)).min(most) }
     }
 
     fn publish(&mut self, _offload: Offload, headers: usize, payload: usize) -> Result<(), Full> {
@@ -311,13 +292,11 @@ impl Guest for Stream {
 
     fn send(&mut self, offload: Offload, headers: &[u8], payload: &[IoSlice<'_>]) -> Result<(), Full> {
         let len = payload.iter().map(|slice| slice.len()).sum();
-        let room = self.reserve(headers.len(), len).ok_or(Full)?;
-        room.headers.copy_from_slice(headers);
-        let mut rest = room.payload;
-        for slice in payload {
-            let (place, behind) = rest.split_at_mut_checked(slice.len()).ok_or(Full)?;
-            place.copy_from_slice(slice);
-            rest = behind;
+        self.reserve(headers.len(), len).ok_or(Full)?;
+        let mut at = self.queued + PREFIX_LEN;
+        for part in std::iter::once(headers).chain(payload.iter().map(|slice| &**slice)) {
+            self.outgoing.get_mut(at..at + part.len()).ok_or(Full)?.copy_from_slice(part);
+            at += part.len();
         }
         self.publish(offload, headers.len(), len)
     }

@@ -14,7 +14,11 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::event::epoll;
 
-use super::{FRAME_MAX, Full, Guest, HEADERS_MAX, Link, Offloads, Place, Received, Room, SLICES_MAX};
+use super::{
+    FRAME_MAX, Full, Guest, HEADERS_MAX, Link, Offloads, Payload, Place, Received, Room, SLICES_MAX,
+};
+use crate::drop_reason::DropReason;
+use crate::iovec::{Piece, PieceMut};
 use crate::wire::{Offload, VNET_HEADER_LEN};
 
 /// Frames that can be held for a batch. Buffers are touched, and so cost memory, only as far as frames fill them.
@@ -44,6 +48,8 @@ pub struct Tap {
     held: usize,
     /// One frame being built: virtio-net header, headers, payload.
     outgoing: Vec<u8>,
+    /// Lengths of headers and payload reserved last.
+    reserved: (usize, usize),
     offloads: Offloads,
     /// Where the device is watched, once attached.
     epoll: Option<OwnedFd>,
@@ -87,6 +93,7 @@ impl Tap {
             incoming: vec![0; BUFFERS * BUFFER_LEN],
             held: 0,
             outgoing: vec![0; VNET_HEADER_LEN + HEADERS_MAX + FRAME_MAX],
+            reserved: (0, 0),
             offloads,
             epoll: None,
             link: Link::Up,
@@ -151,7 +158,7 @@ impl Guest for Tap {
             offset: u32::try_from(VNET_HEADER_LEN).ok()?,
             len: u32::try_from(len.checked_sub(VNET_HEADER_LEN)?).ok()?,
         };
-        Some(Received { place, offload: Offload::parse(header) })
+        Some(Received { place, offload: Offload::parse(header).ok_or(DropReason::Offload), queue: 0 })
     }
 
     fn head(&self, place: Place) -> &[u8] {
@@ -159,13 +166,17 @@ impl Guest for Tap {
         self.incoming.get(start..start + place.len()).unwrap_or_default()
     }
 
+    fn whole(&mut self, place: Place) -> &[u8] {
+        self.head(place)
+    }
+
     fn gather<'a>(
         &'a self,
         place: Place,
         range: Range<usize>,
-        slices: &mut [IoSlice<'a>; SLICES_MAX],
+        pieces: &mut [Piece<'a>; SLICES_MAX],
     ) -> usize {
-        slices[0] = IoSlice::new(self.head(place).get(range).unwrap_or_default());
+        pieces[0] = Piece::new(self.head(place).get(range).unwrap_or_default());
         1
     }
 
@@ -179,8 +190,20 @@ impl Guest for Tap {
     }
 
     fn reserve(&mut self, headers: usize, payload: usize) -> Option<Room<'_>> {
-        let (headers, rest) = self.outgoing.get_mut(VNET_HEADER_LEN..)?.split_at_mut_checked(headers)?;
-        Some(Room { headers, payload: rest.get_mut(..payload)? })
+        self.reserved = (headers, payload);
+        Some(self.room())
+    }
+
+    fn room(&mut self) -> Room<'_> {
+        let (headers, payload) = self.reserved;
+        let room = self.outgoing.get_mut(VNET_HEADER_LEN..VNET_HEADER_LEN + headers + payload);
+        let parts = room.and_then(|room| room.split_at_mut_checked(headers));
+        let Some((headers, payload)) = parts else { return Room::default() };
+        Room { headers, payload: Payload::One(PieceMut::new(payload)) }
+    }
+
+    fn frames_that_fit(&mut self, _len: usize, most: usize) -> usize {
+        most
     }
 
     fn publish(&mut self, offload: Offload, headers: usize, payload: usize) -> Result<(), Full> {
@@ -227,7 +250,7 @@ fn negotiate(fd: BorrowedFd<'_>) -> Offloads {
     }
     // What we may write does not depend on what was set: the device cuts and sums for receivers that need it, as
     // every kernel can for TCP. One that does not know USO refuses frames with it.
-    Offloads { checksum: true, tso: true, uso: accepted == uso }
+    Offloads { uso4: accepted == uso, uso6: accepted == uso, ..Offloads::ALL }
 }
 
 /// `struct ifreq` as TUNSETIFF uses it.

@@ -4,13 +4,14 @@
 //! give 64 KiB, but pages that no datagram ever reached cost nothing.
 #![expect(unsafe_code, reason = "recvmmsg and sendmmsg have no safe wrapper with all control messages")]
 
-use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
 
 use super::control::{self, Messages};
+use super::sys::last_error;
+use crate::iovec::Piece;
 
 /// Datagrams received by one call.
 pub const RECEIVE_MAX: usize = 32;
@@ -75,7 +76,7 @@ pub struct Received<'a> {
 /// One message to a connected peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-    pub slices: &'a [IoSlice<'a>],
+    pub slices: &'a [Piece<'a>],
     /// Cut the bytes to datagrams of this length, the last may be shorter (udp(7), UDP_SEGMENT).
     pub segment: Option<u16>,
 }
@@ -93,10 +94,10 @@ impl Batch {
         Self { buffers: vec![0; RECEIVE_MAX * BUFFER_LEN], meta: vec![meta; RECEIVE_MAX] }
     }
 
-    /// Receives what is there, at most [`RECEIVE_MAX`]; gives how many. `Errno::AGAIN` when there is nothing;
+    /// Receives what is there, at most `limit` and [`RECEIVE_MAX`]; gives how many. `Errno::AGAIN` when there is nothing;
     /// an error of the socket itself, such as a port unreachable that came back, is given once.
-    pub fn receive(&mut self, fd: BorrowedFd<'_>) -> Result<usize, Errno> {
-        self.receive_from(fd, RECEIVE_MAX, 0)
+    pub fn receive(&mut self, fd: BorrowedFd<'_>, limit: usize) -> Result<usize, Errno> {
+        self.receive_from(fd, limit, 0)
     }
 
     /// Takes one entry off the socket's error queue.
@@ -180,7 +181,7 @@ pub(super) fn send(fd: BorrowedFd<'_>, messages: &[Message<'_>]) -> Result<usize
     let mut headers = [EMPTY_HEADER; SEND_MAX];
     let mut controls = [const { Segment([0; control::U16_LEN]) }; SEND_MAX];
     for ((header, control), message) in headers.iter_mut().zip(&mut controls).zip(messages) {
-        // `IoSlice` has the layout of an iovec.
+        // `Piece` has the layout of an iovec.
         header.msg_hdr.msg_iov = message.slices.as_ptr().cast_mut().cast();
         header.msg_hdr.msg_iovlen = message.slices.len() as _;
         if let Some(segment) = message.segment {
@@ -192,8 +193,8 @@ pub(super) fn send(fd: BorrowedFd<'_>, messages: &[Message<'_>]) -> Result<usize
     let count = libc::c_uint::try_from(messages.len().min(SEND_MAX)).unwrap_or(0);
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     loop {
-        // SAFETY: sendmmsg reads what the first `count` headers point to: iovecs that are ABI compatible with
-        // `IoSlice` (its documented guarantee) over memory borrowed by `messages`, and control messages in
+        // SAFETY: sendmmsg reads what the first `count` headers point to: iovecs, whose layout
+        // `Piece` has, over memory that `messages` borrows, and control messages in
         // `controls`, with their lengths; all outlive the call. It writes only `msg_len` of `headers`.
         let result = unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, flags as _) };
         match usize::try_from(result).map_err(|_| last_error()) {
@@ -225,10 +226,6 @@ pub(super) fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
         }
         _ => None,
     }
-}
-
-fn last_error() -> Errno {
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
 }
 
 const EMPTY_SLICE: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };

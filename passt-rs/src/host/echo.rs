@@ -66,8 +66,8 @@ impl Socket {
     }
 
     /// Receives echo replies, each a whole ICMP message with the identifier that was on the wire.
-    pub fn receive(&self, batch: &mut Batch) -> Result<usize, Errno> {
-        batch.receive(self.as_fd())
+    pub fn receive(&self, batch: &mut Batch, limit: usize) -> Result<usize, Errno> {
+        batch.receive(self.as_fd(), limit)
     }
 
     pub fn set_hop_limit(&self, hop_limit: u8) -> io::Result<()> {

@@ -1,8 +1,18 @@
 //! The few system calls that rustix lacks.
-#![expect(unsafe_code, reason = "setsockopt with options rustix does not name, and recvmsg into no buffer")]
+#![expect(
+    unsafe_code,
+    reason = "setsockopt with options rustix does not name, receives into no buffer, and memory shared with a guest"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+
+use crate::iovec::{Piece, PieceMut};
+
+/// Pieces that one [`peek`] fills at most, beside what it skips.
+pub(super) const PEEK_MAX: usize = 128;
 
 /// Sets an `int` option.
 pub(super) fn set_int(
@@ -23,6 +33,57 @@ pub(super) fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
     // SAFETY: with MSG_TRUNC on a TCP socket the kernel writes nothing, so a null buffer is never accessed.
     let result = unsafe { libc::recv(fd.as_raw_fd(), std::ptr::null_mut(), len, flags) };
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Sends `pieces` on a connected stream, as many bytes as it takes now.
+pub(super) fn send(fd: BorrowedFd<'_>, pieces: &[Piece<'_>]) -> Result<usize, Errno> {
+    let mut header = empty_header();
+    // `Piece` has the layout of an iovec.
+    header.msg_iov = pieces.as_ptr().cast_mut().cast();
+    header.msg_iovlen = pieces.len() as _;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: sendmsg reads the iovecs, which outlive the call, and the memory they borrow; nothing is written.
+    let result = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) };
+    usize::try_from(result).map_err(|_| last_error())
+}
+
+/// Copies the head of a stream's receive queue to `before`, and what follows to `pieces` (at most [`PEEK_MAX`]);
+/// gives how many bytes both got. They stay in the queue.
+pub(super) fn peek(
+    fd: BorrowedFd<'_>,
+    before: Option<&mut [u8]>,
+    pieces: &[PieceMut<'_>],
+) -> Result<usize, Errno> {
+    let mut all = [const { PieceMut::EMPTY.as_iovec() }; PEEK_MAX + 1];
+    let mut header = empty_header();
+    match before {
+        // `PieceMut` has the layout of an iovec, and the kernel does not write those.
+        None => (header.msg_iov, header.msg_iovlen) = (pieces.as_ptr().cast_mut().cast(), pieces.len() as _),
+        Some(before) => {
+            let before = PieceMut::new(before);
+            let sources = std::iter::once(&before).chain(pieces);
+            for (place, source) in all.iter_mut().zip(sources) {
+                *place = source.as_iovec();
+            }
+            header.msg_iov = all.as_mut_ptr();
+            header.msg_iovlen = (pieces.len() + 1).min(all.len()) as _;
+        }
+    }
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: recvmsg reads the iovecs and writes the memory they name, which both outlive the call: `before` is
+    // borrowed mutably, and a `PieceMut` is writable for as long as it lives.
+    let result = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) };
+    usize::try_from(result).map_err(|_| last_error())
+}
+
+fn empty_header() -> libc::msghdr {
+    // SAFETY: a `struct msghdr` is integers and pointers, for which all zero bits are valid; some C libraries give it
+    // private padding, so that it cannot be written as an expression.
+    unsafe { std::mem::zeroed() }
+}
+
+pub(super) fn last_error() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)
 }
 
 /// Restricts a socket to an interface.

@@ -5,18 +5,15 @@
 //! behind what was peeked before; older kernels copy the bytes in between into a scratch area instead. There a
 //! peek stops at the urgent mark, and only at the head of the queue it goes on behind it.
 
-use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags,
-    SocketType, sockopt,
-};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
 use super::sys;
+use crate::iovec::{Piece, PieceMut};
 
 /// Bytes between head and peek position that a kernel without SO_PEEK_OFF may have to skip: the most we
 /// keep in flight there.
@@ -166,14 +163,13 @@ impl Socket {
     }
 
     /// Sends from iovecs, as many bytes as the socket takes.
-    pub fn send(&mut self, slices: &[IoSlice<'_>]) -> Sent {
+    pub fn send(&mut self, pieces: &[Piece<'_>]) -> Sent {
         if self.used {
             self.settle();
         }
         self.used = true;
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
-            match rustix::net::sendmsg(&self.fd, slices, &mut SendAncillaryBuffer::default(), flags) {
+            match sys::send(self.fd.as_fd(), pieces) {
                 Ok(bytes) => return Sent::Bytes(bytes),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Sent::Full,
@@ -184,7 +180,7 @@ impl Socket {
 
     /// Copies bytes from `offset` of the receive queue on, which leaves them there. `scratch` receives what
     /// lies before on kernels without SO_PEEK_OFF and is `None` on others.
-    pub fn peek(&mut self, offset: u32, buffer: &mut [u8], scratch: Option<&mut [u8]>) -> Peeked {
+    pub fn peek(&mut self, offset: u32, buffer: &[PieceMut<'_>], scratch: Option<&mut [u8]>) -> Peeked {
         let skip = offset as usize;
         if let Some(before) = scratch.and_then(|scratch| scratch.get_mut(..skip)) {
             return self.peek_behind(before, buffer);
@@ -192,9 +188,9 @@ impl Socket {
         if self.peek_at.unwrap_or(0) != offset && self.seek(offset).is_err() {
             return Peeked::Failed(Errno::INVAL);
         }
-        match rustix::net::recv(&self.fd, buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((0, _)) => Peeked::End,
-            Ok((bytes, _)) => {
+        match sys::peek(self.fd.as_fd(), None, buffer) {
+            Ok(0) => Peeked::End,
+            Ok(bytes) => {
                 if let Some(peek_at) = &mut self.peek_at {
                     *peek_at = offset + u32::try_from(bytes).unwrap_or(0);
                 }
@@ -205,15 +201,11 @@ impl Socket {
     }
 
     /// Peeks from the head: `before` takes the bytes that are to be skipped.
-    fn peek_behind(&mut self, before: &mut [u8], buffer: &mut [u8]) -> Peeked {
+    fn peek_behind(&mut self, before: &mut [u8], buffer: &[PieceMut<'_>]) -> Peeked {
         let skip = before.len();
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         self.behind_mark = false;
         for _ in 0..2 {
-            let mut slices = [IoSliceMut::new(before), IoSliceMut::new(buffer)];
-            let message =
-                rustix::net::recvmsg(&self.fd, &mut slices, &mut RecvAncillaryBuffer::default(), flags);
-            match message.map(|message| message.bytes) {
+            match sys::peek(self.fd.as_fd(), Some(&mut *before), buffer) {
                 Ok(0) if skip == 0 => return Peeked::End,
                 Ok(bytes) if bytes > skip => return Peeked::Bytes(bytes - skip),
                 // The end shows as no more bytes than those skipped, as does an empty queue.
@@ -343,8 +335,8 @@ mod tests {
         assert_eq!(socket.behind_skipped(4), Behind::More);
         assert_eq!(socket.behind_skipped(15), Behind::Nothing(Peeked::End));
         let (mut buffer, mut scratch) = ([0; 64], [0; 64]);
-        assert_eq!(socket.peek(4, &mut buffer, Some(&mut scratch)), Peeked::Bytes(11));
+        assert_eq!(socket.peek(4, &[PieceMut::new(&mut buffer)], Some(&mut scratch)), Peeked::Bytes(11));
         assert_eq!(&buffer[..11], b" and unseen");
-        assert_eq!(socket.peek(15, &mut buffer, Some(&mut scratch)), Peeked::End);
+        assert_eq!(socket.peek(15, &[PieceMut::new(&mut buffer)], Some(&mut scratch)), Peeked::End);
     }
 }

@@ -129,8 +129,8 @@ impl Socket {
         local(self.as_fd())
     }
 
-    pub fn receive(&self, batch: &mut Batch) -> Result<usize, Errno> {
-        batch.receive(self.as_fd())
+    pub fn receive(&self, batch: &mut Batch, limit: usize) -> Result<usize, Errno> {
+        batch.receive(self.as_fd(), limit)
     }
 }
 

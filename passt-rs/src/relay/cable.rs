@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use crate::capture::Capture;
 use crate::flow::Key;
 use crate::guest::{Full, Guest, Offloads, Received, Room};
+use crate::iovec::{self, PieceMut};
 use crate::stats::CableCounters;
 use crate::wire::checksum::Sum;
 use crate::wire::tcp::Segment;
@@ -29,6 +30,8 @@ pub(super) struct Cable<G> {
     pub(super) our_mac: Mac,
     /// Identification of the packet that was cut last.
     pub(super) next_ident: u32,
+    /// A copy of payload that has to be looked at: for a checksum that no device completes, and for the capture.
+    pub(super) scratch: Vec<u8>,
     /// The guest's address, learned from its frames; broadcast until then.
     pub(super) guest_mac: Mac,
 }
@@ -44,7 +47,7 @@ impl<G: Guest> Cable<G> {
         self.counters.from_guest_frames += 1;
         self.counters.from_guest_bytes += received.place.len() as u64;
         if let Some(capture) = &mut self.capture {
-            capture.write(&[IoSlice::new(self.guest.head(received.place))]);
+            capture.write(&[IoSlice::new(self.guest.whole(received.place))]);
         }
         Some(received)
     }
@@ -97,8 +100,7 @@ impl<G: Guest> Cable<G> {
     ) {
         let partial = self.offloads().checksum;
         let (our_mac, guest_mac) = (self.our_mac, self.guest_mac);
-        // The same room again: transports keep it until it is published.
-        let Some(room) = self.guest.reserve(headers, payload) else { return };
+        let room = self.guest.room();
         let ip_len = ip_header_len(key.peer.address);
         let transport = ETHERNET_HEADER_LEN + ip_len;
         let tcp_len = headers - transport + payload;
@@ -114,19 +116,21 @@ impl<G: Guest> Cable<G> {
         if let Some(place) = room.headers.get_mut(ETHERNET_HEADER_LEN..transport) {
             emit_ip(place, &ip, tcp_len);
         }
+        let looked_at = !partial || self.capture.is_some();
+        let copy = if looked_at { copy_payload(&room, payload, &mut self.scratch) } else { &[] };
         let sum = Sum::pseudo_header(ip.src, ip.dst, ip.protocol, tcp_len);
         if let Some(place) = room.headers.get_mut(transport..) {
             if partial {
                 segment.emit(place, sum.partial());
             } else {
                 segment.emit(place, 0);
-                let sum = sum.with(place).with(room.payload).finish();
+                let sum = sum.with(place).with(copy).finish();
                 segment.emit(place, sum);
             }
         }
         let offload = tcp_offload(ip.src, headers, transport, payload, mss, partial);
         if let Some(capture) = &mut self.capture {
-            capture.write(&[IoSlice::new(room.headers), IoSlice::new(room.payload)]);
+            capture.write(&[IoSlice::new(room.headers), IoSlice::new(copy)]);
         }
         match self.guest.publish(offload, headers, payload) {
             Ok(()) => self.count_to_guest(headers + payload),
@@ -145,6 +149,14 @@ impl<G: Guest> Cable<G> {
         self.counters.to_guest_frames += 1;
         self.counters.to_guest_bytes += len as u64;
     }
+}
+
+/// The first `len` bytes of the payload in `room`, in memory nobody else writes.
+fn copy_payload<'a>(room: &Room<'_>, len: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    scratch.resize(scratch.len().max(len), 0);
+    let scratch = scratch.get_mut(..len).unwrap_or_default();
+    iovec::copy_all(room.payload.pieces().iter().map(PieceMut::as_piece), scratch);
+    scratch
 }
 
 fn tcp_offload(

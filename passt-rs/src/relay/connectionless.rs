@@ -47,6 +47,7 @@ impl<G: Guest> Relay<G> {
         };
         let queued = Queued { id, place, range, segment, marking: marking(ip) };
         if let Some((_, Flow::Udp(flow))) = self.flows.get_mut(id) {
+            flow.work.lane = self.core.lane;
             flow.association.on_guest(self.core.now, queued.datagrams(), queued.range.len());
         }
         self.enqueue(&queued);
@@ -62,6 +63,7 @@ impl<G: Guest> Relay<G> {
             }
         };
         if let Some((_, Flow::Echo(flow))) = self.flows.get_mut(id) {
+            flow.work.lane = self.core.lane;
             flow.echo.on_request(self.core.now, ip.payload().len());
         }
         self.enqueue(&Queued { id, place, range: ip.payload(), segment: None, marking: marking(ip) });
@@ -101,7 +103,7 @@ impl<G: Guest> Relay<G> {
         let key = reassembly::Key { src: ip.src, dst: ip.dst, protocol: ip.protocol, ident: fragment.ident };
         // Out of the core for as long as its bytes are used.
         let mut reassembly = std::mem::take(&mut self.core.reassembly);
-        let outcome = match self.core.cable.guest.head(place).get(ip.payload()) {
+        let outcome = match self.core.cable.guest.whole(place).get(ip.payload()) {
             Some(data) => reassembly.insert(self.core.now, key, fragment, data),
             None => Outcome::Refused,
         };

@@ -7,7 +7,7 @@ use crate::answer::{self, announce};
 use crate::capture::Capture;
 use crate::drop_reason::{DropReason, Drops};
 use crate::flow::FlowId;
-use crate::guest::{FRAME_MAX, Guest, HEADERS_MAX};
+use crate::guest::{Guest, HEADERS_MAX};
 use crate::host::batch::Batch;
 use crate::host::epoll::Epoll;
 use crate::host::{clock, tcp};
@@ -104,6 +104,8 @@ pub(super) struct Core<G> {
     delayed: VecDeque<(FlowId, Instant)>,
     /// Flows that wait for room at the guest's end.
     blocked: Vec<FlowId>,
+    /// Queue of the transport that the frame at hand came through.
+    pub(super) lane: u16,
     /// UDP and echo flows alive.
     pub(super) datagram_flows: usize,
     /// Per slot of the flow table: who was put into `blocked` last, and after how many resumptions.
@@ -137,6 +139,7 @@ impl<G: Guest> Core<G> {
             counters: CableCounters::default(),
             our_mac: settings.network.our_mac,
             next_ident: 0,
+            scratch: Vec::new(),
             guest_mac: settings.guest_mac.unwrap_or(Mac::BROADCAST),
         };
         Self {
@@ -158,6 +161,7 @@ impl<G: Guest> Core<G> {
             settling: Vec::new(),
             delayed: VecDeque::new(),
             blocked: Vec::new(),
+            lane: 0,
             datagram_flows: 0,
             blocked_notes: Vec::new(),
             resumed: 0,
@@ -226,9 +230,15 @@ impl<G: Guest> Core<G> {
 
     /// For a guest that took everything at once: then no readiness tells that there is room again.
     pub(super) fn resume_if_room(&mut self) {
-        if !self.blocked.is_empty() && self.cable.reserve(HEADERS_MAX, FRAME_MAX).is_some() {
+        if !self.blocked.is_empty() && self.frames_that_fit(1) > 0 {
             self.resume_blocked();
         }
+    }
+
+    /// How many frames of the MTU fit the guest's end now, as far as `most`.
+    pub(super) fn frames_that_fit(&mut self, most: usize) -> usize {
+        let len = HEADERS_MAX + usize::from(self.settings.mtu);
+        self.cable.guest.frames_that_fit(len, most)
     }
 
     /// Flows that wait for room at the guest's end.

@@ -58,7 +58,7 @@ impl<G: Guest> Cable<G> {
         let mut sent = SentToGuest::default();
         if size == 0 || payload.len() <= size {
             self.send_datagram(ip, key, payload, (mtu, fits), &mut sent)?;
-        } else if offloads.uso && offloads.checksum && size <= fits {
+        } else if offloads.uso(ip.src) && size <= fits {
             let slices = [IoSlice::new(payload)];
             self.send_message(&udp_message(ip, key, &slices, payload.len(), received.segment))?;
             sent.datagrams += payload.len().div_ceil(size) as u64;
@@ -242,6 +242,7 @@ mod tests {
     use super::*;
     use crate::flow::{Endpoint, Protocol};
     use crate::guest::{Link, Offloads, Place, Received as FromGuest, Room, SLICES_MAX};
+    use crate::iovec::Piece;
     use crate::stats::CableCounters;
     use crate::wire::{Headers, Mac};
 
@@ -269,7 +270,10 @@ mod tests {
         fn head(&self, _: Place) -> &[u8] {
             &[]
         }
-        fn gather<'a>(&'a self, _: Place, _: Range<usize>, _: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
+        fn whole(&mut self, _: Place) -> &[u8] {
+            &[]
+        }
+        fn gather<'a>(&'a self, _: Place, _: Range<usize>, _: &mut [Piece<'a>; SLICES_MAX]) -> usize {
             0
         }
         fn hold(&mut self, _: Place) -> bool {
@@ -278,6 +282,12 @@ mod tests {
         fn release(&mut self) {}
         fn reserve(&mut self, _: usize, _: usize) -> Option<Room<'_>> {
             None
+        }
+        fn room(&mut self) -> Room<'_> {
+            Room::default()
+        }
+        fn frames_that_fit(&mut self, _: usize, most: usize) -> usize {
+            most
         }
         fn publish(&mut self, _: Offload, _: usize, _: usize) -> Result<(), Full> {
             Ok(())
@@ -298,6 +308,7 @@ mod tests {
             counters: CableCounters::default(),
             our_mac: Mac([2; 6]),
             next_ident: 0,
+            scratch: Vec::new(),
             guest_mac: Mac([4; 6]),
         }
     }
@@ -316,12 +327,12 @@ mod tests {
         let payload = vec![7; len];
         let received = Received { payload: &payload, hop_limit: Some(9), segment, ..Received::default() };
         let mut cable = cable(offloads);
-        let run = Run::new(received, offloads, udp_fits(key, 1500));
+        let run = Run::new(received, offloads.uso(key.peer.address), udp_fits(key, 1500));
         let sent = cable.send_udp(key, &run, 1500).unwrap();
         (cable, sent)
     }
 
-    const ALL: Offloads = Offloads { checksum: true, tso: true, uso: true };
+    const ALL: Offloads = Offloads::ALL;
 
     #[test]
     fn a_joined_burst_is_one_frame_for_a_device_that_cuts() {
@@ -343,7 +354,7 @@ mod tests {
     #[test]
     fn a_joined_burst_is_cut_here_for_other_devices_and_for_segments_beyond_the_mtu() {
         let key = key("10.0.0.5", "10.0.0.9");
-        let (cable, sent) = send(Offloads { uso: false, ..ALL }, &key, 2500, Some(1200));
+        let (cable, sent) = send(Offloads { uso4: false, ..ALL }, &key, 2500, Some(1200));
         assert_eq!((cable.guest.frames.len(), sent), (3, SentToGuest { datagrams: 3, fragmented: 0 }));
         assert!(cable.guest.frames.iter().all(|(offload, _)| offload.segmentation == Segmentation::None));
         let (cable, sent) = send(ALL, &key, 4000, Some(2000));
@@ -371,7 +382,7 @@ mod tests {
         let payload = rest.to_be_bytes();
         let mut cable = cable(Offloads::default());
         let received = Received { payload: &payload, ..Received::default() };
-        cable.send_udp(&key, &Run::new(received, Offloads::default(), 0), 1500).unwrap();
+        cable.send_udp(&key, &Run::new(received, false, 0), 1500).unwrap();
         assert_eq!(cable.guest.frames[0].1[40..42], [0xff, 0xff]);
     }
 }

@@ -1,6 +1,5 @@
 //! Echo flows: a ping socket for each identifier and destination of the guest's.
 
-use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -11,6 +10,7 @@ use crate::guest::Guest;
 use crate::host::batch::{Batch, Message, Received};
 use crate::host::echo::Socket;
 use crate::host::epoll::Ready;
+use crate::iovec::Piece;
 use crate::stats::FlowReport;
 use crate::time::Instant;
 use crate::transport::echo::Echo;
@@ -81,7 +81,7 @@ impl EchoFlow {
     ) {
         self.mark(marking);
         self.echo.on_request(core.now, message.len());
-        let sent = self.socket.send(&[Message { slices: &[IoSlice::new(message)], segment: None }]);
+        let sent = self.socket.send(&[Message { slices: &[Piece::new(message)], segment: None }]);
         if let Err(errno) = sent {
             let quote = self.quote(key, message);
             self.on_send_error(core, key, errno, &quote);
@@ -144,8 +144,8 @@ impl DatagramFlow for EchoFlow {
         self.socket.as_fd()
     }
 
-    fn receive(&self, batch: &mut Batch) -> Result<usize, Errno> {
-        self.socket.receive(batch)
+    fn receive(&self, batch: &mut Batch, limit: usize) -> Result<usize, Errno> {
+        self.socket.receive(batch, limit)
     }
 
     fn deliver_batch<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, batch: &Batch, count: usize) {

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use crate::drop_reason::DropReason;
 use crate::flow::{FlowId, Key, Protocol};
 use crate::guest::Guest;
-use crate::host::batch::Received;
+use crate::host::batch::{RECEIVE_MAX, Received};
 use crate::host::udp as host_udp;
 use crate::transport::udp::Initiator;
 
@@ -25,7 +25,7 @@ impl<G: Guest> Relay<G> {
         let mut batch = std::mem::take(&mut self.core.batch);
         for _ in 0..LISTENER_RECEIVES {
             let Some(listener) = self.listening.get(index as usize) else { break };
-            let Ok(count) = batch.receive(listener.fd()) else { break };
+            let Ok(count) = batch.receive(listener.fd(), RECEIVE_MAX) else { break };
             for received in (0..count).filter_map(|index| batch.datagram(index)) {
                 self.on_forwarded(index, &received);
             }

@@ -38,9 +38,14 @@ impl<G: Guest> Relay<G> {
                 break;
             };
             bytes += received.place.len();
-            let Some(offload) = received.offload else {
-                self.core.drops.count(DropReason::Offload);
-                continue;
+            self.core.lane = received.queue;
+            self.core.cable.guest.steer(received.queue);
+            let offload = match received.offload {
+                Ok(offload) => offload,
+                Err(reason) => {
+                    self.core.drops.count(reason);
+                    continue;
+                }
             };
             let head = self.core.cable.guest.head(received.place);
             match classify::frame(head, received.place.len(), &offload, &self.core.settings.network) {
@@ -67,7 +72,7 @@ impl<G: Guest> Relay<G> {
             }
             Verdict::Answer(question) => {
                 let core = &mut self.core;
-                let frame = core.cable.guest.head(place);
+                let frame = core.cable.guest.whole(place);
                 match question.answer(&core.settings.network, frame, &mut core.reply) {
                     Ok(()) => core.send_reply(),
                     Err(reason) => core.drops.count(reason),

@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use rustix::io::Errno;
 
 use crate::flow::Key;
-use crate::guest::{Guest, Place};
+use crate::guest::{Guest, Place, SLICES_MAX};
 use crate::host::error_queue::{Entry, Origin};
+use crate::iovec::{self, Piece};
 use crate::wire::icmp_error::{self, IcmpError};
 use crate::wire::{ETHERNET_HEADER_LEN, IpRepr, emit_ip, ip_header_len};
 
@@ -48,13 +49,11 @@ pub(super) struct Quote {
 impl Quote {
     /// From the frame it came in.
     pub(super) fn of_frame<G: Guest>(guest: &G, place: Place, end: usize) -> Self {
-        let frame = guest.head(place);
-        Self::of_bytes(frame.get(ETHERNET_HEADER_LEN..end.min(frame.len())).unwrap_or_default())
-    }
-
-    fn of_bytes(packet: &[u8]) -> Self {
+        let mut pieces = [Piece::EMPTY; SLICES_MAX];
+        let end = end.min(place.len()).max(ETHERNET_HEADER_LEN);
+        let count = guest.gather(place, ETHERNET_HEADER_LEN..end, &mut pieces);
         let mut quote = Self { bytes: [0; QUOTE_MAX], len: 0 };
-        quote.append(packet);
+        quote.len = iovec::copy_all(pieces.into_iter().take(count), &mut quote.bytes);
         quote
     }
 

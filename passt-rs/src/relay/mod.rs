@@ -187,6 +187,7 @@ impl<G: Guest> Relay<G> {
             self.on_timers();
             self.settle();
             self.core.cable.guest.flush();
+            self.core.cable.guest.report(&mut self.core.drops);
             self.core.resume_if_room();
             if self.on_link() == Turn::Stop {
                 return Ok(());

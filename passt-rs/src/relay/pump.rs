@@ -23,8 +23,11 @@ impl TcpFlow {
     pub(super) fn pump<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, key: &Key) -> Result<(), Errno> {
         let headers = ETHERNET_HEADER_LEN + ip_header_len(key.peer.address) + HEADER_LEN;
         let mss = u32::from(self.connection.mss());
-        let max =
-            if core.cable.offloads().tso { clamp(FRAME_IP_MAX + ETHERNET_HEADER_LEN - headers) } else { mss };
+        let max = if core.cable.offloads().tso(key.peer.address) {
+            clamp(FRAME_IP_MAX + ETHERNET_HEADER_LEN - headers)
+        } else {
+            mss
+        };
         for _ in 0..PUMP_FRAMES {
             let skippable =
                 core.has_peek_offset || self.connection.in_flight() as usize + max as usize <= SKIP_MAX;
@@ -32,11 +35,11 @@ impl TcpFlow {
             let Some(plan) = self.connection.plan(core.now, more, max) else {
                 return Ok(());
             };
-            let (seq, len) = match plan {
-                Plan::Data { seq, len, .. } => (seq, len),
+            let (seq, mut asked) = match plan {
+                Plan::Data { seq, len, .. } => (seq, len as usize),
                 Plan::Fin { seq } => (seq, 0),
             };
-            let Some(room) = core.cable.guest.reserve(headers, len as usize) else {
+            let Some(room) = core.cable.guest.reserve(headers, asked) else {
                 core.block(id);
                 return Ok(());
             };
@@ -44,7 +47,8 @@ impl TcpFlow {
                 Plan::Fin { .. } => 0,
                 Plan::Data { .. } => {
                     let scratch = (!core.has_peek_offset).then_some(core.scratch.as_mut_slice());
-                    match self.socket.peek(seq.since(self.head), room.payload, scratch) {
+                    asked = asked.min(room.payload_len());
+                    match self.socket.peek(seq.since(self.head), room.payload.pieces(), scratch) {
                         Peeked::Bytes(bytes) => bytes,
                         Peeked::Empty => {
                             self.readable = false;
@@ -59,7 +63,7 @@ impl TcpFlow {
                     }
                 }
             };
-            self.send_planned(core, key, &plan, headers, (len as usize, sent));
+            self.send_planned(core, key, &plan, headers, (asked, sent));
         }
         self.schedule(core, id);
         Ok(())

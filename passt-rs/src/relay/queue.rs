@@ -4,7 +4,6 @@
 //! consecutive datagrams of one flow and length become one system call's single message (UDP_SEGMENT), others
 //! a message each of one `sendmmsg`.
 
-use std::io::IoSlice;
 use std::ops::Range;
 
 use rustix::io::Errno;
@@ -12,6 +11,7 @@ use rustix::io::Errno;
 use crate::flow::FlowId;
 use crate::guest::{Guest, Place, SLICES_MAX};
 use crate::host::batch::{Message, SEGMENTS_MAX, SEND_MAX};
+use crate::iovec::Piece;
 use crate::transport::udp::Marking;
 
 /// Bytes that datagrams joined into one message may have: what a UDP datagram may have over either family.
@@ -98,7 +98,7 @@ pub(super) fn send<G: Guest>(
     join: bool,
     send: impl Fn(&[Message<'_>]) -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
-    let mut slices = [IoSlice::new(&[]); SEND_MAX * SLICES_MAX];
+    let mut slices = [Piece::EMPTY; SEND_MAX * SLICES_MAX];
     let mut parts = [Part::default(); SEND_MAX];
     let (mut used, mut taken, mut count) = (0, 0, 0);
     // Every datagram has room for its slices, since there are at most SEND_MAX.
@@ -107,7 +107,7 @@ pub(super) fn send<G: Guest>(
         let joined = if join { joinable(rest) } else { 1 };
         let start = used;
         for queued in rest.iter().take(joined) {
-            let mut gathered = [IoSlice::new(&[]); SLICES_MAX];
+            let mut gathered = [Piece::EMPTY; SLICES_MAX];
             let pieces = guest.gather(queued.place, queued.range.clone(), &mut gathered);
             for (place, slice) in slices.iter_mut().skip(used).zip(gathered.iter().take(pieces)) {
                 *place = *slice;

@@ -5,7 +5,7 @@
 
 use std::io::IoSlice;
 
-use crate::guest::{Offloads, SLICES_MAX};
+use crate::guest::SLICES_MAX;
 use crate::host::batch::Received;
 use crate::wire::udp;
 
@@ -26,12 +26,13 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// A run that begins with `first`, for a guest with `offloads` whose packets are of at most `mtu` bytes.
-    pub(super) fn new(first: Received<'a>, offloads: Offloads, fits: usize) -> Self {
+    /// A run that begins with `first`, for a guest that takes super-datagrams or not (`uso`), and whose packets have
+    /// room for `fits` bytes of payload.
+    pub(super) fn new(first: Received<'a>, uso: bool, fits: usize) -> Self {
         let mut slices = [IoSlice::new(&[]); RUN_MAX];
         slices[0] = IoSlice::new(first.payload);
         let len = first.payload.len();
-        let joinable = offloads.uso && offloads.checksum && first.segment.is_none() && len > 0 && len <= fits;
+        let joinable = uso && first.segment.is_none() && len > 0 && len <= fits;
         Self { first, slices, count: 1, bytes: len, closed: !joinable }
     }
 
@@ -70,8 +71,6 @@ impl<'a> Run<'a> {
 mod tests {
     use super::*;
 
-    const ALL: Offloads = Offloads { checksum: true, tso: true, uso: true };
-
     fn datagram(payload: &[u8]) -> Received<'_> {
         Received { payload, hop_limit: Some(64), ..Received::default() }
     }
@@ -79,7 +78,7 @@ mod tests {
     #[test]
     fn equal_datagrams_join_and_a_shorter_one_is_the_last() {
         let bytes = [0; 1000];
-        let mut run = Run::new(datagram(&bytes), ALL, 1472);
+        let mut run = Run::new(datagram(&bytes), true, 1472);
         assert!(run.push(&datagram(&bytes)) && run.push(&datagram(&bytes[..10])));
         assert!(!run.push(&datagram(&bytes[..10])));
         assert_eq!((run.slices().len(), run.bytes()), (3, 2010));
@@ -90,12 +89,11 @@ mod tests {
         let bytes = [0; 1473];
         let other_hops = Received { hop_limit: Some(1), ..datagram(&bytes[..1000]) };
         let joined = Received { segment: Some(10), ..datagram(&bytes[..1000]) };
-        let mut run = Run::new(datagram(&bytes[..1000]), ALL, 1472);
+        let mut run = Run::new(datagram(&bytes[..1000]), true, 1472);
         for next in [other_hops, joined, datagram(&bytes[..1001]), datagram(&[])] {
             assert!(!run.push(&next), "{next:?}");
         }
-        assert!(!Run::new(datagram(&bytes), ALL, 1472).push(&datagram(&bytes)), "to be fragmented");
-        let plain = Offloads { uso: false, ..ALL };
-        assert!(!Run::new(datagram(&bytes[..9]), plain, 1472).push(&datagram(&bytes[..9])));
+        assert!(!Run::new(datagram(&bytes), true, 1472).push(&datagram(&bytes)), "to be fragmented");
+        assert!(!Run::new(datagram(&bytes[..9]), false, 1472).push(&datagram(&bytes[..9])));
     }
 }

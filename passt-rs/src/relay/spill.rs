@@ -5,7 +5,8 @@
 //! sends them again.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+
+use crate::iovec::Piece;
 
 /// Size of a chunk. A whole segment of 64 KiB takes two or three.
 pub(super) const CHUNK_LEN: usize = 32 * 1024;
@@ -78,20 +79,16 @@ impl Spill {
         self.free_queues.push(id.0);
     }
 
-    /// Copies `slices` to `position` and on; gives how many bytes found room.
-    pub(super) fn store(&mut self, id: QueueId, position: usize, slices: &[IoSlice<'_>]) -> usize {
+    /// Copies `pieces` to `position` and on; gives how many bytes found room.
+    pub(super) fn store(&mut self, id: QueueId, position: usize, pieces: &[Piece<'_>]) -> usize {
         let mut stored = 0;
-        for slice in slices {
-            let mut rest: &[u8] = slice;
+        for piece in pieces {
+            let mut rest = *piece;
             while !rest.is_empty() {
                 let Some(place) = self.place(id, position + stored) else { return stored };
-                let len = place.len().min(rest.len());
-                let (now, later) = rest.split_at(len);
-                if let Some(place) = place.get_mut(..len) {
-                    place.copy_from_slice(now);
-                }
-                stored += len;
-                rest = later;
+                let copied = rest.copy_to(place);
+                stored += copied;
+                rest = rest.skip(copied);
             }
         }
         stored
@@ -163,10 +160,10 @@ mod tests {
         let mut spill = Spill::new(2 * CHUNK_LEN);
         let (a, b) = (spill.open(), spill.open());
         let bytes = vec![7; 3 * CHUNK_LEN];
-        assert_eq!(spill.store(a, 0, &[IoSlice::new(&bytes)]), 2 * CHUNK_LEN);
-        assert_eq!(spill.store(b, 0, &[IoSlice::new(&bytes)]), 0);
+        assert_eq!(spill.store(a, 0, &[Piece::new(&bytes)]), 2 * CHUNK_LEN);
+        assert_eq!(spill.store(b, 0, &[Piece::new(&bytes)]), 0);
         spill.close(a);
-        assert_eq!(spill.store(b, 0, &[IoSlice::new(b"x")]), 1);
+        assert_eq!(spill.store(b, 0, &[Piece::new(b"x")]), 1);
         assert_eq!(spill.used_bytes(), CHUNK_LEN);
     }
 
@@ -179,10 +176,10 @@ mod tests {
             let mut spill = Spill::new(1 << 20);
             let queue = spill.open();
             let mut model = vec![0u8; 140_000];
-            spill.store(queue, 0, &[IoSlice::new(&model)]);
+            spill.store(queue, 0, &[Piece::new(&model)]);
             for (position, len, byte) in steps {
                 let bytes = vec![byte; len];
-                prop_assert_eq!(spill.store(queue, position, &[IoSlice::new(&bytes)]), len);
+                prop_assert_eq!(spill.store(queue, position, &[Piece::new(&bytes)]), len);
                 model[position..position + len].fill(byte);
             }
             spill.advance(queue, cut);

@@ -1,6 +1,5 @@
 //! TCP flows: a connection's machine, its socket, and the bytes between them.
 
-use std::io::IoSlice;
 use std::ops::Range;
 
 use rustix::io::Errno;
@@ -10,6 +9,7 @@ use crate::flow::{FlowId, Key};
 use crate::guest::{Guest, HEADERS_MAX, Place, SLICES_MAX};
 use crate::host::epoll::Ready;
 use crate::host::tcp::{Sent, Socket};
+use crate::iovec::{self, Piece};
 use crate::stats::FlowReport;
 use crate::time::Instant;
 use crate::transport::tcp::{Connection, Event, Inbound, Outbound, Phase, Take, TimerEvent};
@@ -46,6 +46,8 @@ pub(super) struct TcpFlow {
     delayed: bool,
     /// In the list of flows to settle.
     listed: bool,
+    /// Queue of the transport that the guest's last segment came through; its answers take the same.
+    lane: u16,
     started: Instant,
     pub(super) active: Instant,
     pub(super) to_guest_bytes: u64,
@@ -80,6 +82,7 @@ impl TcpFlow {
             failed: false,
             delayed: false,
             listed: false,
+            lane: 0,
             started: now,
             active: now,
             to_guest_bytes: 0,
@@ -115,6 +118,7 @@ impl TcpFlow {
     ) -> Fate {
         let len = u32::try_from(payload.len()).unwrap_or(0);
         self.active = core.now;
+        self.lane = core.lane;
         let input = self.connection.on_segment(core.now, segment, len);
         if let Some(reason) = input.drop {
             core.drops.count(reason);
@@ -157,10 +161,10 @@ impl TcpFlow {
         take: &Take,
     ) -> Result<(), Errno> {
         let (skip, len) = (take.skip as usize, take.len as usize);
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let mut pieces = [Piece::EMPTY; SLICES_MAX];
         let range = start + skip..start + skip + len;
-        let count = core.cable.guest.gather(place, range, &mut slices);
-        let mut rest = slices.get_mut(..count).unwrap_or_default();
+        let count = core.cable.guest.gather(place, range, &mut pieces);
+        let mut rest = pieces.get_mut(..count).unwrap_or_default();
         let mut to_socket = 0;
         if take.offset == 0 && !self.full {
             match self.socket.send(rest) {
@@ -175,10 +179,14 @@ impl TcpFlow {
         }
         let mut stored = 0;
         if to_socket < len {
-            IoSlice::advance_slices(&mut rest, to_socket);
-            let queue = *self.queue.get_or_insert_with(|| core.spill.open());
-            stored = core.spill.store(queue, take.offset as usize, rest);
-            core.tcp.spilled_bytes_total += stored as u64;
+            // What is left of the pool is for bytes whose turn it is: only they bring a flow on.
+            let is_ahead = take.offset > self.connection.spilled();
+            if !(is_ahead && core.spill.is_short()) {
+                iovec::advance(&mut rest, to_socket);
+                let queue = *self.queue.get_or_insert_with(|| core.spill.open());
+                stored = core.spill.store(queue, take.offset as usize, rest);
+                core.tcp.spilled_bytes_total += stored as u64;
+            }
             if to_socket + stored < len {
                 core.drops.count(DropReason::SpillLimit);
             }
@@ -193,7 +201,7 @@ impl TcpFlow {
         let Some(queue) = self.queue else { return Ok(()) };
         while !self.full && self.connection.spilled() > 0 {
             let front = core.spill.front(queue, self.connection.spilled() as usize);
-            let (offered, sent) = (front.len(), self.socket.send(&[IoSlice::new(front)]));
+            let (offered, sent) = (front.len(), self.socket.send(&[Piece::new(front)]));
             match sent {
                 Sent::Bytes(bytes) => {
                     core.spill.advance(queue, bytes);
@@ -277,6 +285,7 @@ impl TcpFlow {
     /// Everything that is due for this flow, once per turn.
     pub(super) fn settle<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, key: &Key) -> Fate {
         self.listed = false;
+        core.cable.guest.steer(self.lane);
         if self.failed || self.drain(core).is_err() {
             self.send_reset(core, key);
             return Fate::ResetHost;
@@ -294,6 +303,9 @@ impl TcpFlow {
             self.head += gone;
         }
         self.connection.set_capacity(core.capacity(self.full));
+        if !self.full {
+            self.connection.resume();
+        }
         if self.pump(core, id, key).is_err() {
             self.send_reset(core, key);
             return Fate::ResetHost;
@@ -333,6 +345,7 @@ impl TcpFlow {
     /// The flow's deadline passed, or an earlier one that was moved since.
     pub(super) fn on_timer<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, key: &Key) -> Fate {
         self.socket.settle();
+        core.cable.guest.steer(self.lane);
         match self.connection.on_timer(core.now) {
             TimerEvent::Nothing => {}
             TimerEvent::Syn => self.send_syn(core, key),
@@ -362,6 +375,7 @@ impl TcpFlow {
     /// We end before the connection does. The guest is told if its end has room. The peer is unless all it is to
     /// hear is the kernel's already: a reset would take that back.
     pub(super) fn abandon<G: Guest>(mut self, core: &mut Core<G>, key: &Key) {
+        core.cable.guest.steer(self.lane);
         self.send_reset(core, key);
         let is_delivered = self.connection.closing().0 == Inbound::Shut && self.connection.in_flight() == 0;
         let fate = if is_delivered { Fate::Finished } else { Fate::ResetHost };

@@ -12,12 +12,13 @@ use crate::drop_reason::DropReason;
 use crate::flow::nat::Nat;
 use crate::guest::{Full, Guest, Offloads, Place, Received, Room, SLICES_MAX};
 use crate::host::outbound::Outbound;
+use crate::iovec::Piece;
 use crate::wire::{Mac, Offload};
 
 /// A guest whose frames are empty, and whose cable does what `links` says.
 #[derive(Debug, Default)]
 struct Scripted {
-    frames: VecDeque<Option<Offload>>,
+    frames: VecDeque<Result<Offload, DropReason>>,
     links: VecDeque<Link>,
 }
 
@@ -38,10 +39,14 @@ impl Guest for Scripted {
 
     fn receive(&mut self) -> Option<Received> {
         let offload = self.frames.pop_front()?;
-        Some(Received { place: Place::default(), offload })
+        Some(Received { place: Place::default(), offload, queue: 0 })
     }
 
     fn head(&self, _place: Place) -> &[u8] {
+        &[]
+    }
+
+    fn whole(&mut self, _place: Place) -> &[u8] {
         &[]
     }
 
@@ -49,7 +54,7 @@ impl Guest for Scripted {
         &'a self,
         _place: Place,
         _range: Range<usize>,
-        _slices: &mut [IoSlice<'a>; SLICES_MAX],
+        _pieces: &mut [Piece<'a>; SLICES_MAX],
     ) -> usize {
         0
     }
@@ -62,6 +67,14 @@ impl Guest for Scripted {
 
     fn reserve(&mut self, _headers: usize, _payload: usize) -> Option<Room<'_>> {
         None
+    }
+
+    fn room(&mut self) -> Room<'_> {
+        Room::default()
+    }
+
+    fn frames_that_fit(&mut self, _len: usize, _most: usize) -> usize {
+        0
     }
 
     fn publish(&mut self, _offload: Offload, _headers: usize, _payload: usize) -> Result<(), Full> {
@@ -110,7 +123,7 @@ fn relay(guest: Scripted, one_off: bool) -> Relay<Scripted> {
 
 #[test]
 fn a_frame_with_a_segmentation_nobody_negotiated_is_dropped_and_counted() {
-    let frames = [None, Some(Offload::default()), None].into();
+    let frames = [Err(DropReason::Offload), Ok(Offload::default()), Err(DropReason::Offload)].into();
     let mut relay = relay(Scripted { frames, ..Scripted::default() }, false);
     relay.frames_from_guest();
     let counts = |reason| relay.core.drops.of(reason);

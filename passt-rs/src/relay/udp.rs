@@ -1,6 +1,5 @@
 //! UDP flows: an association, its connected socket, and what moves between socket and guest.
 
-use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -12,6 +11,7 @@ use crate::guest::Guest;
 use crate::host::batch::{Batch, Message, Received};
 use crate::host::epoll::Ready;
 use crate::host::udp::Socket;
+use crate::iovec::Piece;
 use crate::stats::FlowReport;
 use crate::transport::udp::{Association, Idle, Initiator, Marking};
 use crate::wire::{protocol, udp};
@@ -75,13 +75,14 @@ impl UdpFlow {
         key: &Key,
         datagrams: impl Iterator<Item = Received<'a>>,
     ) {
-        let (offloads, fits) = (core.cable.offloads(), udp_fits(key, core.settings.mtu));
+        let fits = udp_fits(key, core.settings.mtu);
+        let uso = core.cable.offloads().uso(key.peer.address);
         let mut run: Option<Run<'a>> = None;
         for next in datagrams {
             if run.as_mut().is_some_and(|run| run.push(&next)) {
                 continue;
             }
-            if let Some(run) = run.replace(Run::new(next, offloads, fits)) {
+            if let Some(run) = run.replace(Run::new(next, uso, fits)) {
                 self.deliver_run(core, key, &run);
             }
         }
@@ -154,7 +155,7 @@ impl UdpFlow {
     ) {
         self.mark(marking);
         self.association.on_guest(core.now, 1, payload.len());
-        let message = Message { slices: &[IoSlice::new(payload)], segment: None };
+        let message = Message { slices: &[Piece::new(payload)], segment: None };
         if let Err(errno) = self.socket.send(&[message]) {
             let quote = self.quote(key, payload);
             self.on_send_error(core, key, errno, &quote);
@@ -203,8 +204,8 @@ impl DatagramFlow for UdpFlow {
         self.socket.as_fd()
     }
 
-    fn receive(&self, batch: &mut Batch) -> Result<usize, Errno> {
-        self.socket.receive(batch)
+    fn receive(&self, batch: &mut Batch, limit: usize) -> Result<usize, Errno> {
+        self.socket.receive(batch, limit)
     }
 
     fn deliver_batch<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, batch: &Batch, count: usize) {

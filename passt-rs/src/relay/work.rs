@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::drop_reason::DropReason;
 use crate::flow::{FlowId, Key};
-use crate::guest::{Full, Guest, HEADERS_MAX};
+use crate::guest::{Full, Guest};
 use crate::host::batch::{Batch, RECEIVE_MAX};
 use crate::host::epoll::Ready;
 use crate::host::error_queue;
@@ -28,6 +28,8 @@ pub(super) struct Work {
     pub(super) errors: bool,
     /// In the list of flows to settle.
     pub(super) listed: bool,
+    /// Queue of the transport that the guest's last frame came through; its answers take the same.
+    pub(super) lane: u16,
 }
 
 impl Work {
@@ -56,7 +58,8 @@ pub(super) trait DatagramFlow {
 
     fn socket(&self) -> BorrowedFd<'_>;
 
-    fn receive(&self, batch: &mut Batch) -> Result<usize, Errno>;
+    /// Receives at most `limit` datagrams.
+    fn receive(&self, batch: &mut Batch, limit: usize) -> Result<usize, Errno>;
 
     /// Gives the guest the first `count` datagrams of `batch`.
     fn deliver_batch<G: Guest>(&mut self, core: &mut Core<G>, key: &Key, batch: &Batch, count: usize);
@@ -67,20 +70,27 @@ pub(super) trait DatagramFlow {
     /// Gives the guest what the socket has, up to a turn's worth.
     fn take_from_host<G: Guest>(&mut self, core: &mut Core<G>, id: FlowId, key: &Key) -> Fate {
         self.work().listed = false;
+        core.cable.guest.steer(self.work().lane);
         if std::mem::take(&mut self.work().errors) {
             self.take_errors(core, key, None);
         }
         let mut batch = std::mem::take(&mut core.batch);
         let mut turns = RECEIVES_PER_TURN;
-        while self.work().readable && core.has_room(id) {
+        while self.work().readable {
             if turns == 0 {
                 self.work().schedule(core, id);
                 break;
             }
+            let fit = core.frames_that_fit(RECEIVE_MAX);
+            if fit == 0 {
+                // The datagrams wait in the socket.
+                core.block(id);
+                break;
+            }
             turns -= 1;
-            let received = self.receive(&mut batch);
+            let received = self.receive(&mut batch, fit);
             self.deliver_batch(core, key, &batch, received.unwrap_or(0));
-            self.work().readable = reads_on(received);
+            self.work().readable = reads_on(received, fit);
         }
         core.batch = batch;
         Fate::Keep
@@ -119,22 +129,11 @@ pub(super) trait DatagramFlow {
     }
 }
 
-impl<G: Guest> Core<G> {
-    /// Whether the guest's end takes another frame; if not, `id` is settled when it does.
-    pub(super) fn has_room(&mut self, id: FlowId) -> bool {
-        let room = self.cable.reserve(HEADERS_MAX, usize::from(self.settings.mtu)).is_some();
-        if !room {
-            self.block(id);
-        }
-        room
-    }
-}
-
-/// Whether a receive that gave this may be followed by another: the batch was full, or an earlier datagram's error
-/// was in the way.
-fn reads_on(received: Result<usize, Errno>) -> bool {
+/// Whether a receive of at most `limit` that gave this may be followed by another: the batch was full, or an earlier
+/// datagram's error was in the way.
+fn reads_on(received: Result<usize, Errno>, limit: usize) -> bool {
     match received {
-        Ok(count) => count == RECEIVE_MAX,
+        Ok(count) => count >= limit,
         Err(Errno::INTR | Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::MSGSIZE) => {
             true
         }

@@ -121,11 +121,15 @@ fn connections_that_opened_are_not_the_oldest_half_open_ones() {
     });
 }
 
-/// A pool smaller than what the flows were promised: windows close, and nothing is lost or reset.
+/// A pool smaller than what the flows were promised: windows close, and nothing is lost or reset. When peers read
+/// again, flows go on at once, and not when the guest's timers fire.
 #[test]
 fn flows_that_share_too_little_spill_wait_and_resume() {
     const FLOWS: usize = 6;
     const TOTAL: u64 = 16 << 20;
+    // The guest's timer fires one, three and seven seconds after the last progress.
+    const STALL: Duration = Duration::from_millis(3300);
+    const AT_ONCE: Duration = Duration::from_secs(3);
     let limits = Limits { spill_bytes: 128 << 10, ..Limits::default() };
     with(Options { limits, mtu: 9000, ..Options::default() }, |lab| {
         let (listener, address) = listen(PEER4);
@@ -133,7 +137,7 @@ fn flows_that_share_too_little_spill_wait_and_resume() {
         let mut streams: Vec<_> = (0..FLOWS).map(|_| accept(&listener)).collect();
         let mut sent = [0; FLOWS];
         let mut moved = Instant::now();
-        while moved.elapsed() < Duration::from_millis(2500) {
+        while moved.elapsed() < STALL {
             for (handle, sent) in handles.iter().zip(&mut sent) {
                 let more = lab.guest.send_some(*handle, *sent, TOTAL);
                 *sent += more;
@@ -149,8 +153,14 @@ fn flows_that_share_too_little_spill_wait_and_resume() {
             .drain(..)
             .map(|mut stream| std::thread::spawn(move || host::read_all(&mut stream, 1)))
             .collect();
-        // Bytes that were refused wait for the guest's own timer, which doubled with each refusal.
-        lab.guest.until_within(Duration::from_secs(55), "the rest to go", |guest| {
+        let stalled = sent;
+        lab.guest.until_within(AT_ONCE, "every flow to go on", |guest| {
+            for (handle, sent) in handles.iter().zip(&mut sent) {
+                *sent += guest.send_some(*handle, *sent, TOTAL);
+            }
+            sent.iter().zip(&stalled).all(|(sent, stalled)| sent > stalled).then_some(())
+        });
+        lab.guest.until_within(Duration::from_secs(20), "the rest to go", |guest| {
             for (handle, sent) in handles.iter().zip(&mut sent) {
                 *sent += guest.send_some(*handle, *sent, TOTAL);
             }

@@ -12,8 +12,9 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use super::random::Random;
 
 const ETHERNET: usize = 14;
-/// Bytes towards the relay that may wait before smoltcp is told to.
-const BACKLOG_MAX: usize = 1 << 20;
+/// Bytes towards the relay that may wait before smoltcp is told to. More than the windows of a test's flows together:
+/// smoltcp forgets a fast retransmission for which its device has no room.
+const BACKLOG_MAX: usize = 4 << 20;
 /// Frames that were delayed arrive this much later, at most.
 const DELAY_MAX_MICROS: u64 = 4000;
 

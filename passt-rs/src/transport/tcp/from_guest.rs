@@ -58,6 +58,19 @@ pub(super) struct Receive {
     closed: bool,
     /// Times in a row that the very next byte found no memory: the guest has sent it so often.
     refusals: u8,
+    /// End of the furthest byte that found no memory, until the guest sent all before it again.
+    refused_until: Option<Seq>,
+}
+
+/// What became of a segment's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Some of them are kept, or it is another byte that is missing.
+    Kept,
+    /// No memory: as if the segment had been lost.
+    Refused,
+    /// The same, at a window that was announced as closed: this is how the guest asks whether it still is.
+    Probed,
 }
 
 impl Receive {
@@ -74,6 +87,7 @@ impl Receive {
             capacity,
             closed: false,
             refusals: 0,
+            refused_until: None,
         }
     }
 
@@ -97,11 +111,22 @@ impl Receive {
     /// `true`: a window that was closed is open enough to tell the guest, which may not ask for long.
     pub(super) fn set_capacity(&mut self, capacity: u32, mss: u32) -> bool {
         self.capacity = if self.scaled { capacity } else { capacity.min(u32::from(u16::MAX)) };
-        if self.capacity == 0 {
-            return false;
-        }
-        let was_refused = std::mem::take(&mut self.refusals) >= REFUSALS_MAX;
-        self.closed && self.state == Inbound::Open && (was_refused || self.may_grow(2 * mss))
+        self.closed && self.state == Inbound::Open && self.may_grow(2 * mss)
+    }
+
+    /// There is room for the next byte. `true`: it was refused before.
+    pub(super) fn resume(&mut self) -> bool {
+        std::mem::take(&mut self.refusals) > 0 && self.state == Inbound::Open
+    }
+
+    /// The next byte was refused, and nothing is known of room for it.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refusals > 0
+    }
+
+    /// Bytes at or behind the next one were refused, and did not come again.
+    pub(super) fn lacks_refused(&self) -> bool {
+        self.refused_until.is_some()
     }
 
     pub(super) fn state(&self) -> Inbound {
@@ -164,13 +189,21 @@ impl Receive {
         Some(Take { skip: start.since(seq), len: end.since(start), offset: start.since(self.taken) })
     }
 
-    pub(super) fn took(&mut self, take: &Take, to_socket: u32, stored: u32) {
+    pub(super) fn took(&mut self, take: &Take, to_socket: u32, stored: u32) -> Taken {
         let start = self.taken + take.offset;
         let end = start + to_socket + stored;
-        if start == self.next {
-            self.refusals = if end == start { self.refusals.saturating_add(1) } else { 0 };
+        let in_turn = start == self.next;
+        let refused = end != start + take.len;
+        if refused {
+            let until = start + take.len;
+            self.refused_until = Some(self.refused_until.map_or(until, |other| other.max(until)));
         }
-        if start == self.next {
+        if in_turn {
+            self.refusals = match (refused, end == start) {
+                (true, true) => self.refusals.saturating_add(1),
+                (true, false) => 1,
+                (false, _) => 0,
+            };
             self.taken += to_socket;
             self.next = end;
             while let Some((left, right)) = self.ahead.as_slice().first().copied() {
@@ -185,7 +218,18 @@ impl Receive {
             self.ahead.insert(start, end);
             self.newest = start;
         }
+        if self.refused_until.is_some_and(|until| self.next.is_at_or_after(until)) {
+            self.refused_until = None;
+        }
         self.finish();
+        match (in_turn, end == start) {
+            (true, true) if self.refusals >= REFUSALS_MAX => Taken::Probed,
+            (true, true) => Taken::Refused,
+            (true, false) => Taken::Kept,
+            // A duplicate acknowledgment would have the next byte sent, for which there is no memory.
+            (false, _) if self.is_refused() => Taken::Refused,
+            (false, _) => Taken::Kept,
+        }
     }
 
     fn finish(&mut self) {
@@ -202,10 +246,13 @@ impl Receive {
         self.may_grow(2 * mss) || (self.edge == self.next && self.spilled() == 0)
     }
 
-    /// A step of the window is worth `segments` bytes, or half of what there is (RFC 9293 3.8.6.2.2).
+    /// A step of the window is worth `segments` bytes, or half of what there is (RFC 9293 3.8.6.2.2). Refused bytes
+    /// come first: what is sent beyond them meanwhile would be refused too.
     fn may_grow(&self, segments: u32) -> bool {
         let edge = self.taken + self.capacity;
-        edge.is_after(self.edge) && edge.since(self.edge) >= (self.capacity / 2).min(segments)
+        !self.lacks_refused()
+            && edge.is_after(self.edge)
+            && edge.since(self.edge) >= (self.capacity / 2).min(segments)
     }
 
     pub(super) fn spilled(&self) -> u32 {
@@ -223,7 +270,7 @@ impl Receive {
         // A FIN may stand at the edge itself.
         let promised = self.edge.max(self.next).since(self.next);
         // A window that is almost closed opens by a segment or not at all.
-        let grows = promised >= mss || self.may_grow(mss);
+        let grows = promised >= mss && !self.lacks_refused() || self.may_grow(mss);
         let edge = if grows { self.edge.max(self.taken + self.capacity) } else { self.edge };
         let window = if self.refusals >= REFUSALS_MAX && self.capacity == 0 {
             // The guest sends these bytes again until it gives up, but a closed window it probes for as long as

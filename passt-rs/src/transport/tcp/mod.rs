@@ -44,8 +44,8 @@ use crate::time::Instant;
 use crate::wire::tcp::{Flags, Segment, Seq};
 
 pub use emit::refuse;
-use from_guest::Receive;
 pub use from_guest::{Inbound, Take};
+use from_guest::{Receive, Taken};
 use timer::Timer;
 pub use timer::TimerEvent;
 use to_guest::Send;
@@ -59,6 +59,10 @@ const MSS_DEFAULT_V6: u16 = 1220;
 const MSS_MIN: u16 = 64;
 /// Duplicate acknowledgments that mean a loss (RFC 5681 3.2).
 const DUPLICATE_ACKS: u8 = 3;
+/// Acknowledgments that have the guest resend at once what we refused: one with the window, and the duplicates that
+/// mean a loss. Linux with SACK ignores bare duplicates; it resends when its timer fires, which doubles only with
+/// time, so it waits for about as long again as memory was short.
+const RESUME_ACKS: u8 = 1 + DUPLICATE_ACKS;
 
 /// How far the handshake with the guest got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +98,11 @@ pub struct Connection {
     /// One small segment waits for an acknowledgment that the host's answer may carry.
     answer_due: bool,
     /// Segments that came ahead of their turn since the last acknowledgment. Each is worth one of its own, up
-    /// to what makes the guest see a loss (RFC 5681 3.2, 4.2).
+    /// to what makes the guest see a loss (RFC 5681 3.2, 4.2). So are bytes that we refused and that it is to resend.
     ahead_due: u8,
+    /// `ack_due`, `answer_due` and `ahead_due` before the segment that is being taken: if it is refused, nothing more
+    /// is owed than if it had been lost.
+    owed_before: (bool, bool, u8),
     link_mss: u16,
     last_heard: Instant,
 }
@@ -151,6 +158,7 @@ impl Connection {
             ack_due: false,
             answer_due: false,
             ahead_due: 0,
+            owed_before: (false, false, 0),
             link_mss: parameters.link_mss,
             last_heard: now,
         }
@@ -289,9 +297,10 @@ impl Connection {
             return input;
         }
         if self.phase == Phase::Open {
+            self.owed_before = (self.ack_due, self.answer_due, self.ahead_due);
             self.owe_ack(segment, payload, fin);
             if payload > 0 && segment.seq.is_after(self.receive.next()) {
-                self.ahead_due = (self.ahead_due + 1).min(DUPLICATE_ACKS);
+                self.ahead_due = self.ahead_due.max((self.ahead_due + 1).min(DUPLICATE_ACKS));
             }
             input.take = self.receive.plan(segment.seq, payload, fin);
         }
@@ -350,11 +359,29 @@ impl Connection {
         }
     }
 
-    /// Commits [`Input::take`]: `to_socket` bytes went to the host, `stored` more into the spill.
+    /// Commits [`Input::take`]: `to_socket` bytes went to the host, `stored` more into the spill. For the rest there
+    /// was no memory, and nothing is said about it until there is: a duplicate acknowledgment would have the guest
+    /// resend it at once (RFC 5681 3.2), in vain.
     pub fn took(&mut self, take: &Take, to_socket: u32, stored: u32) {
-        self.receive.took(take, to_socket, stored);
+        let next = self.receive.next();
+        match self.receive.took(take, to_socket, stored) {
+            Taken::Kept => {}
+            Taken::Refused => (self.ack_due, self.answer_due, self.ahead_due) = self.owed_before,
+            Taken::Probed => {
+                (self.ack_due, self.answer_due, self.ahead_due) = self.owed_before;
+                self.ack_due = true; // RFC 9293 3.8.6.1.
+            }
+        }
+        if self.receive.next() == next {
+            return;
+        }
         if !self.receive.holds_ahead() {
             self.ahead_due = 0;
+        }
+        if self.receive.lacks_refused() && !self.receive.is_refused() {
+            // The next of them. Without SACK a guest knows of one loss at a time, and not every TCP takes this
+            // acknowledgment for a report of another (RFC 6582 3.2).
+            self.ahead_due = RESUME_ACKS;
         }
     }
 
@@ -375,6 +402,14 @@ impl Connection {
     /// refused again and again (RFC 9293 3.8.6 advises against that; the alternative is a guest that gives up).
     pub fn set_capacity(&mut self, capacity: u32) {
         self.ack_due |= self.receive.set_capacity(capacity, u32::from(self.send.mss()));
+    }
+
+    /// The host's socket takes bytes, and all that waited is in it: a guest whose next byte was refused is told to send
+    /// it again. Not before, as memory that others leave may be gone when it does, and it heeds this but once.
+    pub fn resume(&mut self) {
+        if self.receive.resume() {
+            self.ahead_due = RESUME_ACKS;
+        }
     }
 
     /// The guest's FIN arrived, all before it is in the host's socket, and the socket is to be shut.

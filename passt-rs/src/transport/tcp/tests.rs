@@ -5,6 +5,7 @@
 
 mod closing;
 mod from_guest;
+mod memory;
 mod opening;
 mod properties;
 mod strangers;

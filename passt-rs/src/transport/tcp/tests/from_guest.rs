@@ -1,62 +1,6 @@
 //! The guest's bytes: acknowledged, kept out of order, trimmed, and the window they may fill.
 
-use super::super::from_guest::REFUSALS_MAX;
 use super::*;
-
-#[test]
-fn without_memory_the_window_is_closed_and_opens_when_memory_returns() {
-    everywhere(|start| {
-        let mut talk = Talk::open(start);
-        (talk.socket_room, talk.spill_room) = (0, 1000);
-        talk.hear(bytes(0, MSS));
-        talk.connection.set_capacity(0);
-        assert_eq!(talk.acknowledgment().map(|heard| heard.ack), Some(1000));
-        for _ in 1..REFUSALS_MAX {
-            talk.hear(bytes(1000, MSS));
-            talk.connection.set_capacity(0);
-            assert_ne!(talk.acknowledgment(), Some(heard(1000, 0)), "too early");
-        }
-        talk.hear(bytes(1000, MSS));
-        talk.connection.set_capacity(0);
-        assert_eq!(talk.acknowledgment(), Some(heard(1000, 0)), "refused");
-        assert_eq!(talk.acknowledgment(), None);
-        // A probe is answered with the same.
-        talk.hear(ack(0).from(-1));
-        assert_eq!(talk.acknowledgment(), Some(heard(1000, 0)));
-        (talk.socket_room, talk.spill_room) = (u32::MAX, u32::MAX);
-        talk.drain();
-        talk.connection.set_capacity(CAPACITY);
-        let opened = talk.acknowledgment().unwrap();
-        assert!(opened.ack == 1000 && opened.window >= 64 * 1024, "{opened:?}");
-        talk.hear(bytes(1000, MSS));
-        talk.connection.set_capacity(CAPACITY);
-        talk.hear(bytes(2000, MSS));
-        assert_eq!(talk.acknowledgment().map(|heard| heard.ack), Some(3000));
-    });
-}
-
-/// Nothing of its own drains then, so only the capacity tells.
-#[test]
-fn a_closed_window_without_spilled_bytes_opens_with_the_capacity() {
-    everywhere(|start| {
-        let mut talk = Talk::open(start);
-        talk.connection.set_capacity(0);
-        (talk.socket_room, talk.spill_room) = (0, 0);
-        for _ in 0..REFUSALS_MAX {
-            talk.hear(bytes(0, MSS));
-            talk.connection.set_capacity(0);
-        }
-        assert_eq!(talk.acknowledgment(), Some(heard(0, 0)));
-        talk.connection.set_capacity(0);
-        assert_eq!(talk.acknowledgment(), None);
-        talk.socket_room = u32::MAX;
-        talk.connection.set_capacity(64 * 1024);
-        let opened = talk.acknowledgment().unwrap();
-        assert!(opened.ack == 0 && opened.window >= 60_000, "{opened:?}");
-        talk.connection.set_capacity(64 * 1024);
-        assert_eq!(talk.acknowledgment(), None, "told once");
-    });
-}
 
 #[test]
 fn a_burst_costs_one_acknowledgment() {
@@ -339,22 +283,6 @@ fn a_capacity_taken_back_never_shrinks_the_window() {
         talk.connection.set_capacity(CAPACITY);
         talk.hear(bytes(at, 1));
         assert_eq!(talk.acknowledgment(), Some(heard(at + 1, CAPACITY)));
-    });
-}
-
-#[test]
-fn bytes_for_which_there_is_no_memory_are_not_acknowledged_and_come_again() {
-    everywhere(|start| {
-        let mut talk = Talk::open(start);
-        (talk.socket_room, talk.spill_room) = (100, 50);
-        talk.hear(bytes(0, 1000));
-        assert_eq!(talk.acknowledgment().map(|heard| heard.ack), Some(150));
-        talk.hear(bytes(500, 100));
-        assert_eq!(talk.acknowledgment().map(|heard| heard.sack), Some(vec![]));
-        (talk.socket_room, talk.spill_room) = (u32::MAX, u32::MAX);
-        talk.drain();
-        talk.hear(bytes(150, 850));
-        assert_eq!(talk.acknowledgment(), Some(heard(1000, CAPACITY)));
     });
 }
 

@@ -1,0 +1,329 @@
+//! The vhost-user transport: the guest's virtqueues in memory we share with it, set up by QEMU over a unix socket.
+//!
+//! | module | has |
+//! |---|---|
+//! | [`session`] | the connection: whole messages, one at a time |
+//! | [`device`] | what messages set up |
+//! | [`memory`] | the guest's addresses and ours, and the log of what we write |
+//! | [`ring`] | the split virtqueue |
+//! | [`inflight`] | what we took and did not give back, for who comes after us |
+//! | [`from_guest`], [`to_guest`] | frames |
+//!
+//! Headers are copied once, as the guest may change its memory at any time; payload is given to system calls where
+//! it lies. Chains go back in the order they were taken: after a crash all that was not given back is taken again.
+//!
+//! Everything is watched by an epoll of its own, so that rings nobody uses cost nothing, and one kick costs no look
+//! at the sockets.
+
+mod device;
+mod features;
+mod from_guest;
+mod inflight;
+mod memory;
+mod ring;
+mod session;
+mod supply;
+mod to_guest;
+
+use std::collections::VecDeque;
+use std::io;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+
+use rustix::event::epoll;
+use rustix::time::Timespec;
+
+use super::door::{Door, is_closed};
+use super::{Full, Guest, Link, Offloads, Place, Received, Room, SLICES_MAX};
+use crate::drop_reason::Drops;
+use crate::iovec::Piece;
+use crate::wire::Offload;
+
+use device::{Device, FIRST_KICK};
+use from_guest::Frames;
+use session::{Heard, Session};
+use to_guest::Outgoing;
+
+const DOOR: u64 = 0;
+const SESSION: u64 = 1;
+/// Events taken at once.
+const EVENTS: usize = 64;
+/// Messages handled before the rings get their turn.
+const MESSAGES_PER_TURN: usize = 64;
+
+/// A guest whose memory we share.
+#[derive(Debug)]
+pub struct VhostUser {
+    door: Door,
+    session: Option<Session>,
+    device: Device,
+    /// Door, session and kicks.
+    epoll: Arc<OwnedFd>,
+    /// Rings from the guest that may hold frames.
+    ready: VecDeque<u16>,
+    frames: Frames,
+    outgoing: Outgoing,
+    /// Rings with something to publish or to signal.
+    touched: Vec<u16>,
+    /// The first pair of rings is set up and enabled.
+    up: bool,
+    link: Link,
+    drops: Drops,
+}
+
+impl VhostUser {
+    /// Serves whoever connects to `listener`, one front end at a time.
+    pub fn listen(listener: UnixListener) -> io::Result<Self> {
+        Self::new(Door::new(Some(listener))?, None)
+    }
+
+    /// Serves one connection that is there already.
+    pub fn connected(connection: UnixStream) -> io::Result<Self> {
+        Self::new(Door::new(None)?, Some(connection))
+    }
+
+    fn new(mut door: Door, connection: Option<UnixStream>) -> io::Result<Self> {
+        let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+        door.attach(epoll.as_fd(), DOOR)?;
+        let mut new = Self {
+            door,
+            session: None,
+            device: Device::default(),
+            epoll,
+            ready: VecDeque::new(),
+            frames: Frames::new(),
+            outgoing: Outgoing::new(),
+            touched: Vec::new(),
+            up: false,
+            link: Link::Unchanged,
+            drops: Drops::default(),
+        };
+        if let Some(connection) = connection {
+            new.serve(connection)?;
+        }
+        Ok(new)
+    }
+
+    fn serve(&mut self, connection: UnixStream) -> io::Result<()> {
+        let session = Session::new(connection)?;
+        epoll::add(
+            &self.epoll,
+            &session,
+            epoll::EventData::new_u64(SESSION),
+            epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET,
+        )?;
+        self.device = Device::new(Arc::clone(&self.epoll));
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// Takes a waiting front end if none is served; turns others away.
+    fn accept(&mut self) {
+        while let Some(stream) = self.door.next(|| is_served(self.session.as_ref())) {
+            if self.session.is_some() && !is_served(self.session.as_ref()) {
+                self.disconnect();
+            }
+            if self.session.is_some() {
+                tracing::warn!("a second front end tried to connect; only one is served at a time");
+                continue;
+            }
+            match self.serve(stream) {
+                Ok(()) => tracing::debug!("a front end connected"),
+                Err(error) => tracing::warn!("cannot serve the front end that connected: {error}"),
+            }
+        }
+        self.door.close();
+    }
+
+    /// Forgets the front end with everything it set up.
+    fn disconnect(&mut self) {
+        if let Some(session) = self.session.take() {
+            let _ = epoll::delete(&self.epoll, &session);
+        }
+        self.release();
+        self.device = Device::default();
+        self.outgoing.forget();
+        self.ready.clear();
+        self.touched.clear();
+        self.up = false;
+        self.link = Link::Down;
+        self.door.open();
+    }
+
+    /// Handles messages, up to a turn's worth.
+    fn hear(&mut self) {
+        // Messages may take rings and memory away.
+        self.release();
+        self.flush();
+        self.outgoing.forget();
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(session) = &mut self.session else { return };
+            match session.hear(&mut self.device) {
+                Heard::Message => {}
+                Heard::Nothing => {
+                    self.look_at_rings();
+                    return;
+                }
+                Heard::End => return self.disconnect(),
+            }
+        }
+        self.look_at_rings();
+        if let Some(session) = &self.session {
+            // Raises an edge again for what is left.
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+            let _ = epoll::modify(&self.epoll, session, epoll::EventData::new_u64(SESSION), flags);
+        }
+    }
+
+    /// After messages: rings that began may hold frames, and the guest may have come.
+    fn look_at_rings(&mut self) {
+        for index in (1..self.device.queues.len()).step_by(2) {
+            self.list(index);
+        }
+        let pair = self.device.queues.get(..2).unwrap_or_default();
+        let up = pair.len() == 2 && pair.iter().all(|queue| queue.is_active() && queue.enabled);
+        if up && !self.up {
+            self.link = match self.link {
+                Link::Down | Link::Replaced => Link::Replaced,
+                Link::Unchanged | Link::Up | Link::Gone => Link::Up,
+            };
+        }
+        self.up = up;
+    }
+
+    /// The ring `index`, one from the guest, may hold frames.
+    fn list(&mut self, index: usize) {
+        let Device { queues, memory, .. } = &mut self.device;
+        let Some(queue) = queues.get_mut(index).filter(|queue| queue.is_active()) else { return };
+        queue.ring.do_without_kicks(memory);
+        if !queue.listed {
+            queue.listed = true;
+            self.ready.extend(u16::try_from(index));
+        }
+    }
+
+    fn on_kick(&mut self, index: usize) {
+        if index % 2 == 1 {
+            return self.list(index);
+        }
+        // Room for whoever waits; the relay asks them all after an event.
+        let Device { queues, memory, .. } = &mut self.device;
+        if let Some(queue) = queues.get(index) {
+            queue.ring.do_without_kicks(memory);
+        }
+    }
+
+    /// Remembers that `index` has something to publish or to signal.
+    fn touch(&mut self, index: u16) {
+        if let Some(queue) = self.device.queues.get_mut(usize::from(index))
+            && !std::mem::replace(&mut queue.touched, true)
+        {
+            self.touched.push(index);
+        }
+    }
+}
+
+fn is_served(session: Option<&Session>) -> bool {
+    session.is_some_and(|session| !is_closed(session))
+}
+
+impl Guest for VhostUser {
+    fn attach(&mut self, epoll: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        epoll::add(epoll, &self.epoll, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+        Ok(())
+    }
+
+    fn on_event(&mut self) {
+        let mut buffer = [MaybeUninit::uninit(); EVENTS];
+        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let epoll = Arc::clone(&self.epoll);
+        let Ok((events, _)) = epoll::wait(&epoll, &mut buffer, Some(&none)) else { return };
+        for event in events {
+            match event.data.u64() {
+                DOOR => self.accept(),
+                SESSION => self.hear(),
+                kick => self.on_kick(usize::try_from(kick - FIRST_KICK).unwrap_or(usize::MAX)),
+            }
+        }
+    }
+
+    fn take_link(&mut self) -> Link {
+        std::mem::replace(&mut self.link, Link::Unchanged)
+    }
+
+    fn offloads(&self) -> Offloads {
+        features::offloads(self.device.features)
+    }
+
+    fn receive(&mut self) -> Option<Received> {
+        self.next_frame()
+    }
+
+    fn head(&self, place: Place) -> &[u8] {
+        self.frames.head(place)
+    }
+
+    fn whole(&mut self, place: Place) -> &[u8] {
+        self.frames.whole(place)
+    }
+
+    fn gather<'a>(
+        &'a self,
+        place: Place,
+        range: Range<usize>,
+        pieces: &mut [Piece<'a>; SLICES_MAX],
+    ) -> usize {
+        self.frames.gather(place, range, pieces)
+    }
+
+    fn hold(&mut self, _place: Place) -> bool {
+        self.frames.hold()
+    }
+
+    fn release(&mut self) {
+        self.give_frames_back();
+    }
+
+    fn steer(&mut self, queue: u16) {
+        self.outgoing.steer(queue);
+    }
+
+    fn reserve(&mut self, headers: usize, payload: usize) -> Option<Room<'_>> {
+        self.reserve_room(headers, payload)
+    }
+
+    fn room(&mut self) -> Room<'_> {
+        self.outgoing.room()
+    }
+
+    fn frames_that_fit(&mut self, len: usize, most: usize) -> usize {
+        self.count_room(len, most)
+    }
+
+    fn publish(&mut self, offload: Offload, headers: usize, payload: usize) -> Result<(), Full> {
+        self.publish_frame(offload, headers, payload);
+        Ok(())
+    }
+
+    fn send(&mut self, offload: Offload, headers: &[u8], payload: &[IoSlice<'_>]) -> Result<(), Full> {
+        self.send_frame(offload, headers, payload)
+    }
+
+    fn flush(&mut self) {
+        let Device { queues, memory, inflight, .. } = &mut self.device;
+        for index in self.touched.drain(..) {
+            let Some(queue) = queues.get_mut(usize::from(index)) else { continue };
+            queue.touched = false;
+            queue.publish(memory, inflight.as_ref());
+            queue.interrupt();
+        }
+    }
+
+    fn report(&mut self, drops: &mut Drops) {
+        drops.add(&std::mem::take(&mut self.drops));
+    }
+}
