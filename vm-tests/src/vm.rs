@@ -19,6 +19,7 @@ pub use agent::Output;
 pub use image::Image;
 
 use crate::lab::{Child, Namespace, wait_for};
+use crate::translator::Cable;
 use agent::Agent;
 use qmp::Qmp;
 
@@ -47,6 +48,17 @@ pub enum Netdev {
     Stream(PathBuf),
     /// The guest's memory, shared with the translator that listens on a unix socket.
     VhostUser { socket: PathBuf, pairs: u16 },
+}
+
+impl Netdev {
+    /// The end for a translator that listens at `socket` for `cable`.
+    pub fn of(cable: Cable, socket: &Path) -> Self {
+        let socket = socket.to_owned();
+        match cable {
+            Cable::Stream => Self::Stream(socket),
+            Cable::VhostUser => Self::VhostUser { socket, pairs: 1 },
+        }
+    }
 }
 
 impl Options {

@@ -1,4 +1,4 @@
-//! What the labs, VMs and benchmarks need of Debian: found, or installed with a line that says why.
+//! What the labs, VMs, benchmarks and fuzzers need of Debian: found, or installed with a line that says why.
 //!
 //! Programs are looked for, not packages, so other distributions work once the programs are there. The guest's kernel and
 //! busybox are only unpacked into the target folder: nothing touches /boot, and no privilege is needed for them.
@@ -19,6 +19,7 @@ pub(crate) enum Need {
     Labs,
     Vms,
     Bench,
+    Fuzz,
 }
 
 /// One program and the package that brings it.
@@ -51,7 +52,7 @@ enum Extent {
     Least,
 }
 
-const PACKAGES: [Package; 9] = [
+const PACKAGES: [Package; 10] = [
     Package {
         name: "iproute2",
         program: "ip",
@@ -127,6 +128,14 @@ const PACKAGES: [Package; 9] = [
         program: "nft",
         why: "loses packets in the labs, and is the NAT we compare with",
         need: Need::Labs,
+        also: &[],
+        version: None,
+    },
+    Package {
+        name: "g++",
+        program: "c++",
+        why: "compiles libFuzzer, which is C++",
+        need: Need::Fuzz,
         also: &[],
         version: None,
     },

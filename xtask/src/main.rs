@@ -20,10 +20,11 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND [ARGUMENT...]
 
   demo [--translator PATH]   a VM behind passt-rs, shown working: lease, DNS, HTTP both ways, throughput
-  test [ARGUMENT...]         every test; arguments go to cargo test
+  test [ARGUMENT...]         every test, and each fuzz target for a short time; arguments go to cargo test
   bench [ARGUMENT...]        throughput and latency against passt and the kernel
   lint                       format, clippy, names in the documentation, file sizes, licences
-  fuzz [SECONDS]             each fuzz target for SECONDS (30); there are none yet
+  fuzz [TARGET...] [--seconds N] [--jobs N]
+                             each fuzz target, or those named, for N seconds (300), N targets at a time (1)
 ";
 
 /// Commands, as `lint` checks them in the documentation.

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,11 +32,20 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// Runs one child at a time and passes a signal on to everything the child started.
+/// Runs children and passes a signal on to everything they started.
 #[derive(Debug)]
 pub(crate) struct Runner {
     /// Readable once a signal arrived; never drained, so that a second child is not started either.
     signals: UnixStream,
+}
+
+/// One of several children that run at once.
+#[derive(Debug)]
+struct Running {
+    /// Place of its command among all.
+    at: usize,
+    child: Child,
+    ended: OwnedFd,
 }
 
 impl Runner {
@@ -52,36 +62,77 @@ impl Runner {
     /// Runs `command` to its end; anything but success is an error.
     pub(crate) fn run(&self, command: &mut Command) -> Result<()> {
         let name = display(command);
-        let mut child = command.process_group(0).spawn().with_context(|| format!("starting {name}"))?;
-        if self.wait(&child).with_context(|| format!("waiting for {name}"))? {
-            let status = child.wait()?;
-            if !status.success() {
-                bail!("{name}: {status}");
-            }
-            return Ok(());
+        let mut outcome = None;
+        self.run_all(std::slice::from_mut(command), 1, |_, status| outcome = Some(status))?;
+        match outcome {
+            Some(status) if !status.success() => bail!("{name}: {status}"),
+            _ => Ok(()),
         }
-        stop(&mut child)?;
-        sweep::run();
-        Err(Interrupted.into())
     }
 
-    /// Whether the child ended (rather than a signal arrived).
-    fn wait(&self, child: &Child) -> Result<bool> {
-        let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    /// Runs every command to its end, `jobs` at a time, and tells `ended` of each: its place, and how it ended. One
+    /// that fails does not stop the others.
+    pub(crate) fn run_all(
+        &self,
+        commands: &mut [Command],
+        jobs: usize,
+        mut ended: impl FnMut(usize, ExitStatus),
+    ) -> Result<()> {
+        let mut waiting = commands.iter_mut().enumerate();
+        let mut running: Vec<Running> = Vec::new();
+        let outcome = loop {
+            let room = jobs.max(1).saturating_sub(running.len());
+            match waiting.by_ref().take(room).map(|(at, command)| Running::start(at, command)).collect() {
+                Ok::<Vec<_>, _>(started) => running.extend(started),
+                Err(error) => break Err(error),
+            }
+            if running.is_empty() {
+                return Ok(());
+            }
+            match self.wait(&running) {
+                Ok(Some(at)) => {
+                    let mut done = running.swap_remove(at);
+                    match done.child.wait() {
+                        Ok(status) => ended(done.at, status),
+                        Err(error) => break Err(error.into()),
+                    }
+                }
+                Ok(None) => break Err(Interrupted.into()),
+                Err(error) => break Err(error),
+            }
+        };
+        for mut left in running {
+            stop(&mut left.child)?;
+        }
+        sweep::run();
+        outcome
+    }
+
+    /// Which of `running` ended; `None` when a signal arrived instead.
+    fn wait(&self, running: &[Running]) -> Result<Option<usize>> {
         loop {
-            let mut ready = [PollFd::new(&ended, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+            let ends = running.iter().map(|running| PollFd::new(&running.ended, PollFlags::IN));
+            let mut ready: Vec<PollFd<'_>> =
+                std::iter::once(PollFd::new(&self.signals, PollFlags::IN)).chain(ends).collect();
             match poll(&mut ready, None) {
                 Err(rustix::io::Errno::INTR) => continue,
-                other => other?,
+                other => other.context("waiting for children")?,
             };
-            let [ended, signals] = ready;
-            if !signals.revents().is_empty() {
-                return Ok(false);
-            }
-            if !ended.revents().is_empty() {
-                return Ok(true);
+            match ready.iter().position(|fd| !fd.revents().is_empty()) {
+                Some(0) => return Ok(None),
+                Some(at) => return Ok(Some(at - 1)),
+                None => {}
             }
         }
+    }
+}
+
+impl Running {
+    fn start(at: usize, command: &mut Command) -> Result<Self> {
+        let child =
+            command.process_group(0).spawn().with_context(|| format!("starting {}", display(command)))?;
+        let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        Ok(Self { at, child, ended })
     }
 }
 

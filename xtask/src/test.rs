@@ -1,17 +1,23 @@
-//! `cargo xtask test`: the programs, then every test of the workspace. Nothing is skipped in silence.
+//! `cargo xtask test`: the programs, then every test of the workspace, then fuzz targets. Nothing is skipped in silence.
 
 use std::process::Command;
 
 use anyhow::Result;
 
+use crate::fuzz;
 use crate::install::{self, Need};
 use crate::process::Runner;
 
 pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
-    install::run(runner, &[Need::Labs, Need::Vms])?;
+    install::run(runner, &[Need::Labs, Need::Vms, Need::Fuzz])?;
     // The black-box tests run programs they do not depend on, so cargo would not build those for them.
     eprintln!("xtask: building the programs under test");
     runner.run(Command::new("cargo").args(["build", "--workspace", "--bins"]))?;
     eprintln!("xtask: running every test");
-    runner.run(Command::new("cargo").args(["test", "--workspace", "--no-fail-fast"]).args(arguments))
+    runner.run(Command::new("cargo").args(["test", "--workspace", "--no-fail-fast"]).args(arguments))?;
+    if arguments.is_empty() {
+        return fuzz::briefly(runner);
+    }
+    eprintln!("xtask: NOT RUN: fuzz targets, as the arguments choose among tests");
+    Ok(())
 }

@@ -46,6 +46,8 @@ pub fn answer(network: &Network, frame: &[u8], out: &mut Vec<u8>) -> Result<(), 
         .with_word(!u16::from_be_bytes([*request_type, 0]))
         .with_word(u16::from_be_bytes([reply_type, 0]))
         .finish();
+    // Zero has two forms, and in a reply of zeros alone only this one is right (RFC 1624 3).
+    let sum = if sum == 0 { 0xffff } else { sum };
     let envelope = Envelope {
         src_mac: network.our_mac,
         dst_mac: request.src_mac,
@@ -93,6 +95,11 @@ mod tests {
         assert_eq!(reply.route(), (OUR_LINK_LOCAL.parse().unwrap(), GUEST_LINK_LOCAL.parse().unwrap()));
         assert_eq!((reply.dst_mac, reply.message[..2].to_vec()), (GUEST_MAC, vec![129, 0]));
         assert_eq!(reply.message[4..], request(128)[4..]);
+    }
+
+    #[test]
+    fn a_ping_of_zeros_comes_back_with_its_checksum() {
+        Answer::parse(&ask(&icmpv4("10.244.1.7", "10.244.1.1", &[8, 0, 0, 0, 0, 0, 0, 0, 0])).unwrap());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use vm_tests::lab::{Lab, POD_V4, SERVER_V4, SERVER_V6, Variant};
 use vm_tests::services::{self, DnsServer, HttpServer, NAME, Sink};
-use vm_tests::translator::{self, Capture, FORWARDED_PORT, Translator};
+use vm_tests::translator::{self, Cable, Capture, FORWARDED_PORT, Translator};
 use vm_tests::vm::{Image, Netdev, Options, Vm};
 
 /// For what answers at once, in an emulated guest on a busy machine.
@@ -62,7 +62,7 @@ fn show(lab: &Lab, program: &Path) -> Result<()> {
     let _dns = DnsServer::start(lab.world())?;
     let _http = HttpServer::start(lab.world(), HTTP_PORT)?;
     eprintln!("demo: starting {} in the pod", program.display());
-    let capturing = Translator::start(lab, program, Capture::Frames)?;
+    let capturing = Translator::start(lab, program, Cable::Stream, Capture::Frames)?;
     eprintln!("demo: booting a VM (emulated; a few seconds)");
     let start = Instant::now();
     let options = Options::new(Netdev::Stream(capturing.socket().to_owned()));
@@ -79,7 +79,7 @@ fn show(lab: &Lab, program: &Path) -> Result<()> {
     failed += outcome("HTTP in", page);
 
     drop(capturing);
-    let _streaming = Translator::start(lab, program, Capture::Nothing)?;
+    let _streaming = Translator::start(lab, program, Cable::Stream, Capture::Nothing)?;
     let start = Instant::now();
     let again = vm.succeed_within(&format!("timeout 2 wget -q -O - http://{SERVER_V4}/"), SOON);
     failed += outcome(

@@ -168,6 +168,8 @@ pub(super) struct Device {
     pub(super) memory: Memory,
     pub(super) queues: Vec<Queue>,
     pub(super) inflight: Option<Inflight>,
+    /// The front end wants answers where it asks for them (VHOST_USER_PROTOCOL_F_REPLY_ACK).
+    pub(super) replies: bool,
     /// The channel for requests of ours; kept open, as nothing is to be asked.
     backend: Option<Channel>,
 }
@@ -402,6 +404,7 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     fn set_protocol_features(&mut self, accepted: u64) -> Result<()> {
         let unknown = accepted & !features::PROTOCOL.bits();
+        self.replies = accepted & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
         if unknown != 0 {
             return Err(refused(format_args!(
                 "protocol features {unknown:#x} were accepted that nobody offered"

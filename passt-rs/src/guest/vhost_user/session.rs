@@ -8,15 +8,40 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use rustix::time::Timespec;
 use vhost::vhost_user::message::MAX_MSG_SIZE;
-use vhost::vhost_user::{BackendReqHandler, Error};
+use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut as _};
 
 use super::device::Device;
 
 /// Request, flags and size of a message (vhost-user, "Header").
 const HEADER_LEN: usize = 12;
+
+/// With index and value of a ring's state.
+const START_LEN: usize = HEADER_LEN + 8;
+const SET_VRING_ENABLE: u32 = 18;
+/// Bits of a message's flags.
+const VERSION: u32 = 1;
+const REPLY: u32 = 4;
+const NEED_REPLY: u32 = 8;
+
+/// The first bytes of a message; beyond its end anything.
+struct Start([u8; START_LEN]);
+
+impl Start {
+    fn word(&self, at: usize) -> u32 {
+        self.0.as_chunks::<4>().0.get(at).map_or(0, |word| u32::from_ne_bytes(*word))
+    }
+
+    fn request(&self) -> u32 {
+        self.word(0)
+    }
+
+    fn needs_reply(&self) -> bool {
+        self.word(1) & NEED_REPLY != 0
+    }
+}
 
 /// What became of a look at the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +79,14 @@ impl Session {
 
     /// Handles one message about `device`, if a whole one is there.
     pub(super) fn hear(&mut self, device: &mut Device) -> Heard {
-        match self.is_message_there() {
-            Ok(true) => {}
-            Ok(false) => return Heard::Nothing,
+        let start = match self.next_message() {
+            Ok(Some(start)) => start,
+            Ok(None) => return Heard::Nothing,
             Err(reason) => {
                 tracing::info!("the front end's connection ends: {reason}");
                 return Heard::End;
             }
-        }
+        };
         self.swap(device);
         let handled = self.handler.handle_request();
         self.swap(device);
@@ -70,6 +95,9 @@ impl Session {
             Err(Error::ReqHandlerError(reason)) => {
                 tracing::warn!("refused what the front end asked for: {reason}");
                 Heard::Message
+            }
+            Err(Error::InactiveFeature(_)) if start.request() == SET_VRING_ENABLE => {
+                self.enable_early(&start, device)
             }
             Err(error) => {
                 tracing::warn!("the front end sent what cannot be answered ({error}); its connection ends");
@@ -82,28 +110,46 @@ impl Session {
         std::mem::swap(device, &mut *self.slot.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Whether the message layer can go on without waiting for the front end.
-    fn is_message_there(&self) -> Result<bool, &'static str> {
-        let mut header = [0; HEADER_LEN];
-        let peeked = rustix::net::recv(&self.socket, &mut header, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    /// QEMU says which rings are enabled before it says that features were accepted, and the message layer has none
+    /// enabled before that.
+    fn enable_early(&self, start: &Start, device: &mut Device) -> Heard {
+        let (index, enable) = (start.word(3), start.word(4));
+        let enabled = device.set_vring_enable(index, enable == 1);
+        if start.needs_reply() && device.replies {
+            let mut reply = Vec::with_capacity(HEADER_LEN + 8);
+            for word in [SET_VRING_ENABLE, VERSION | REPLY, 8] {
+                reply.extend(word.to_ne_bytes());
+            }
+            reply.extend(u64::from(enabled.is_err()).to_ne_bytes());
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            if rustix::net::send(&self.socket, &reply, flags) != Ok(reply.len()) {
+                return Heard::End;
+            }
+        }
+        Heard::Message
+    }
+
+    /// How the next message begins, if the message layer can take it without waiting for the front end.
+    fn next_message(&self) -> Result<Option<Start>, &'static str> {
+        let mut start = Start([0; START_LEN]);
+        let peeked = rustix::net::recv(&self.socket, &mut start.0, RecvFlags::PEEK | RecvFlags::DONTWAIT);
         match peeked {
             Ok((0, _)) => return Err("it was closed"),
-            Ok((HEADER_LEN, _)) => {}
-            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(false),
+            Ok((HEADER_LEN.., _)) => {}
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
             Err(_) => return Err("it broke"),
         }
-        let [.., s0, s1, s2, s3] = header;
-        let size = u32::from_ne_bytes([s0, s1, s2, s3]) as usize;
+        let size = start.word(2) as usize;
         let there = rustix::io::ioctl_fionread(&self.socket).unwrap_or(0);
         // A size that no message has is refused with the header.
         if size <= MAX_MSG_SIZE && there < (HEADER_LEN + size) as u64 {
-            return Ok(false);
+            return Ok(None);
         }
         let mut polled = [PollFd::new(&self.socket, PollFlags::OUT)];
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
         let writable = poll(&mut polled, Some(&none)).is_ok_and(|ready| ready > 0)
             && polled.iter().all(|polled| polled.revents().contains(PollFlags::OUT));
-        if writable { Ok(true) } else { Err("it does not take answers") }
+        if writable { Ok(Some(start)) } else { Err("it does not take answers") }
     }
 }
 

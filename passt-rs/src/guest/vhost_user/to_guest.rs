@@ -219,19 +219,17 @@ impl VhostUser {
         headers: &[u8],
         payload: &[IoSlice<'_>],
     ) -> Result<(), Full> {
-        let len = payload.iter().map(|slice| slice.len()).sum();
-        let room = self.reserve_room(headers.len(), len).ok_or(Full)?;
+        // All of it is payload here: an answer of ours is longer than any headers.
+        let len = headers.len() + payload.iter().map(|slice| slice.len()).sum::<usize>();
+        let room = self.reserve_room(0, len).ok_or(Full)?;
         if room.payload_len() < len {
             return Err(Full);
-        }
-        for (place, byte) in room.headers.iter_mut().zip(headers) {
-            *place = *byte;
         }
         let mut pieces = self.outgoing.pieces.iter_mut();
         let mut piece = pieces.next();
         let mut at = 0;
-        for slice in payload {
-            let mut rest: &[u8] = slice;
+        for part in std::iter::once(headers).chain(payload.iter().map(|slice| &**slice)) {
+            let mut rest = part;
             while !rest.is_empty() {
                 let Some(place) = &mut piece else { return Err(Full) };
                 let copied = place.skip(at).copy_from(rest);
@@ -243,7 +241,7 @@ impl VhostUser {
                 }
             }
         }
-        self.publish_frame(offload, headers.len(), len);
+        self.publish_frame(offload, 0, len);
         Ok(())
     }
 

@@ -95,8 +95,10 @@ impl Receive {
     pub(super) fn start(&mut self, first: Seq, scaled: bool, capacity: u32) {
         self.capacity = if scaled { capacity } else { capacity.min(u32::from(u16::MAX)) };
         self.scaled = scaled;
+        // What a SYN of ours has offered already, not knowing the guest's numbers, stays promised.
+        let offered = self.edge.since(self.next);
         (self.next, self.taken) = (first, first);
-        self.edge = first + self.capacity.min(u32::from(u16::MAX));
+        self.edge = first + self.capacity.min(u32::from(u16::MAX)).max(offered);
     }
 
     /// What a SYN will offer before the guest's own is known.
@@ -146,8 +148,11 @@ impl Receive {
         self.scaled
     }
 
-    pub(super) fn syn_window(&self) -> u16 {
-        u16::try_from(self.capacity).unwrap_or(u16::MAX)
+    /// Window field of a SYN or SYN-ACK to send now; promises the window. Never scaled (RFC 7323 2.2).
+    pub(super) fn syn_window(&mut self) -> u16 {
+        let window = u16::try_from(self.capacity).unwrap_or(u16::MAX);
+        self.edge = self.edge.max(self.next + u32::from(window));
+        window
     }
 
     /// RFC 9293 3.10.7.4, table of acceptable segments.
@@ -160,9 +165,11 @@ impl Receive {
     }
 
     /// Begins before the window and ends beyond it. The RFC's table misses this case, in which the whole window
-    /// is filled.
+    /// is filled. By lengths: half the sequence space away, before and after are the same.
     fn covers_window(&self, seq: Seq, len: u32) -> bool {
-        self.edge.is_after(self.next) && self.next.is_after(seq) && (seq + len).is_after(self.edge)
+        let before = self.next.since(seq);
+        let window = self.edge.since(self.next);
+        self.edge.is_after(self.next) && (1..len).contains(&before) && len - before > window
     }
 
     /// Whether a segment at `seq` can be the guest's at all: nothing beyond the window ever is.

@@ -246,3 +246,28 @@ fn a_guest_that_answers_our_syn_out_of_an_old_connection_is_reset() {
         assert_eq!(talk.connection.on_segment(talk.now, &syn_ack(start), 0).event, Some(Event::Opened));
     });
 }
+
+#[test]
+fn a_window_that_our_syn_offered_stays_promised_when_memory_runs_short() {
+    everywhere(|start| {
+        let mut talk = Talk::asking(start);
+        talk.connection.set_capacity(1000);
+        talk.connection.on_segment(talk.now, &syn_ack(start), 0);
+        assert_eq!(talk.acknowledgment().map(|heard| heard.window), Some(65_535 / 128 * 128));
+        assert_eq!(talk.hear(bytes(60_000, 100)).take.map(|take| take.offset), Some(60_000));
+    });
+}
+
+#[test]
+fn a_window_that_grew_before_our_syn_ack_is_taken_at_its_word() {
+    everywhere(|start| {
+        let short = Parameters { capacity: 1000, ..parameters(start) };
+        let mut talk = Talk::asked(start, syn(start));
+        talk.connection = Connection::from_guest_syn(talk.now, &syn(start), &short);
+        talk.connection.set_capacity(CAPACITY);
+        talk.connection.host_connected(talk.now);
+        assert_eq!(talk.connection.syn().window, 65_535);
+        talk.hear(ack(0));
+        assert_eq!(talk.hear(bytes(60_000, 100)).take.map(|take| take.offset), Some(60_000));
+    });
+}

@@ -66,6 +66,20 @@ fn a_rebooted_guest_gets_rid_of_its_old_connection() {
     });
 }
 
+/// Half the sequence space away, a number is before and after the window at once.
+#[test]
+fn a_segment_from_the_far_side_of_the_numbers_brings_nothing() {
+    everywhere(|start| {
+        for at in [1 << 31, (1 << 31) - 1, (1 << 31) + 180, (1 << 31) + i64::from(CAPACITY)] {
+            for says in [fin(at), bytes(at, 1), bytes(at, 1400)] {
+                let mut talk = Talk::open(start);
+                let input = talk.hear(says);
+                assert_eq!((input.take, input.drop), (None, Some(DropReason::Window)), "{says:?}");
+            }
+        }
+    });
+}
+
 /// RFC 5961 5.2.
 #[test]
 fn an_acknowledgment_of_what_was_never_sent_is_challenged() {

@@ -1,4 +1,4 @@
-//! A VM behind the translator, over the unix stream socket QEMU offers: what its user would notice.
+//! A VM behind the translator: what its user would notice, over each kind of cable that QEMU has.
 #![expect(clippy::tests_outside_test_module, reason = "a file of integration tests is a test module")]
 
 use std::net::{IpAddr, SocketAddr};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use vm_tests::lab::{Lab, POD_V4, POD_V6, SERVER_V4, SERVER_V6, Variant, WORLD_LINK_V4};
 use vm_tests::services::{self, DnsServer, HttpServer, NAME, PAGE, Sink};
-use vm_tests::translator::{self, Capture, FORWARDED_PORT, Translator};
+use vm_tests::translator::{self, Cable, Capture, FORWARDED_PORT, Translator};
 use vm_tests::vm::{Image, Netdev, Options, Vm};
 
 /// For what answers at once, in an emulated guest on a busy machine.
@@ -19,9 +19,35 @@ const SUMMED_BYTES: u64 = 64 << 20;
 const HTTP_PORT: u16 = 80;
 const SINK_PORT: u16 = 9000;
 
-#[test]
-fn guest_gets_the_pods_network_and_both_ends_reach_each_other() {
-    in_a_room(Capture::Frames, |room| {
+/// The stories that every cable tells.
+macro_rules! stories {
+    ($module:ident, $cable:expr) => {
+        mod $module {
+            use super::*;
+
+            #[test]
+            fn guest_gets_the_pods_network_and_both_ends_reach_each_other() {
+                super::guest_gets_the_pods_network_and_both_ends_reach_each_other($cable);
+            }
+
+            #[test]
+            fn streams_of_a_gibibyte_arrive_whole_in_both_directions() {
+                super::streams_of_a_gibibyte_arrive_whole_in_both_directions($cable);
+            }
+
+            #[test]
+            fn network_comes_back_after_a_pulled_cable_a_new_translator_and_a_reboot() {
+                super::network_comes_back_after_a_pulled_cable_a_new_translator_and_a_reboot($cable);
+            }
+        }
+    };
+}
+
+stories!(stream, Cable::Stream);
+stories!(vhost_user, Cable::VhostUser);
+
+fn guest_gets_the_pods_network_and_both_ends_reach_each_other(cable: Cable) {
+    in_a_room(cable, Capture::Frames, |room| {
         room.step("a lease with the pod's address, routes and DNS", |room| {
             room.guest("dhcp")?;
             let lease = room.guest("cat /run/lease")?;
@@ -66,9 +92,8 @@ fn guest_gets_the_pods_network_and_both_ends_reach_each_other() {
     });
 }
 
-#[test]
-fn streams_of_a_gibibyte_arrive_whole_in_both_directions() {
-    in_a_room(Capture::Nothing, |room| {
+fn streams_of_a_gibibyte_arrive_whole_in_both_directions(cable: Cable) {
+    in_a_room(cable, Capture::Nothing, |room| {
         room.guest("dhcp")?;
         // First what fits a checksum's time, so that a difference names its direction.
         room.step("64 MiB from the outside, summed in the guest", |room| {
@@ -88,9 +113,8 @@ fn streams_of_a_gibibyte_arrive_whole_in_both_directions() {
     });
 }
 
-#[test]
-fn network_comes_back_after_a_pulled_cable_a_new_translator_and_a_reboot() {
-    in_a_room(Capture::Frames, |room| {
+fn network_comes_back_after_a_pulled_cable_a_new_translator_and_a_reboot(cable: Cable) {
+    in_a_room(cable, Capture::Frames, |room| {
         room.step("traffic", |room| {
             room.guest("dhcp")?;
             room.expect_page(&format!("http://{SERVER_V4}/"))
@@ -134,19 +158,20 @@ fn network_comes_back_after_a_pulled_cable_a_new_translator_and_a_reboot() {
 
 /// Runs `story` with a VM. Panics while the lab exists, so that its logs are kept.
 #[expect(clippy::unwrap_used, reason = "a failed story is a failed test")]
-fn in_a_room(capture: Capture, story: impl FnOnce(&mut Room<'_>) -> Result<()>) {
+fn in_a_room(cable: Cable, capture: Capture, story: impl FnOnce(&mut Room<'_>) -> Result<()>) {
     // An emulated VM wants every core: one at a time, or the limits above would have to be much longer.
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
 
     let lab = Lab::new(Variant::DualStack).unwrap();
-    let mut room = Room::new(&lab, capture).unwrap();
+    let mut room = Room::new(&lab, cable, capture).unwrap();
     story(&mut room).unwrap();
 }
 
 /// A VM, its translator, and an outside with servers. Fields end in this order.
 struct Room<'lab> {
     vm: Vm,
+    cable: Cable,
     /// Absent only while it is replaced: two cannot have one socket.
     translator: Option<Translator>,
     _dns: DnsServer,
@@ -155,15 +180,15 @@ struct Room<'lab> {
 }
 
 impl<'lab> Room<'lab> {
-    fn new(lab: &'lab Lab, capture: Capture) -> Result<Self> {
+    fn new(lab: &'lab Lab, cable: Cable, capture: Capture) -> Result<Self> {
         let dns = DnsServer::start(lab.world())?;
         let http = HttpServer::start(lab.world(), HTTP_PORT)?;
-        let translator = Translator::start(lab, &translator::program()?, capture)?;
-        let options = Options::new(Netdev::Stream(translator.socket().to_owned()));
+        let translator = Translator::start(lab, &translator::program()?, cable, capture)?;
+        let options = Options::new(Netdev::of(cable, translator.socket()));
         let start = Instant::now();
         let vm = Vm::boot(lab.pod(), lab.directory(), &Image::build()?, &options)?;
         eprintln!("{:6.2} s  the guest's boot", start.elapsed().as_secs_f32());
-        Ok(Self { vm, translator: Some(translator), _dns: dns, _http: http, lab })
+        Ok(Self { vm, cable, translator: Some(translator), _dns: dns, _http: http, lab })
     }
 
     /// One named thing a user would notice, with its time.
@@ -180,7 +205,8 @@ impl<'lab> Room<'lab> {
 
     fn replace_translator(&mut self) -> Result<()> {
         self.translator = None;
-        self.translator = Some(Translator::start(self.lab, &translator::program()?, Capture::Frames)?);
+        self.translator =
+            Some(Translator::start(self.lab, &translator::program()?, self.cable, Capture::Frames)?);
         Ok(())
     }
 
