@@ -20,7 +20,7 @@ use crate::host::netlink::{self, namespace};
 use crate::host::outbound::Outbound;
 use crate::host::{echo, signals, tcp, udp, unix};
 use crate::relay::{Limits, Listening, Opened, Proto, Protocols, Settings};
-use crate::sandbox;
+use crate::sandbox::{self, PidFile};
 
 /// MTU of a cable on which none is announced: what a guest takes by itself.
 const MTU_DEFAULT: u16 = 1500;
@@ -31,13 +31,25 @@ const DATAGRAM_SHARE: usize = 2;
 
 /// Files to remove at the end.
 #[derive(Debug, Default)]
-pub struct Leftovers(Vec<PathBuf>);
+pub struct Leftovers {
+    sockets: Vec<PathBuf>,
+    /// libvirt 11.3 neither ends a passt with `--vhost-user` nor cleans up after it.
+    pid_file: Option<PidFile>,
+}
 
 impl Leftovers {
+    pub fn with_pid_file(pid_file: Option<PidFile>) -> Self {
+        Self { sockets: Vec::new(), pid_file }
+    }
+
+    pub fn pid_file(&self) -> Option<&PidFile> {
+        self.pid_file.as_ref()
+    }
+
     /// Makes sockets belong to whom we are about to become, so that they can be replaced and used by that user.
     pub fn give_to(&self, identity: Option<RunAs>) {
         let Some(RunAs { uid, gid }) = identity else { return };
-        for path in &self.0 {
+        for path in &self.sockets {
             if let Err(error) = std::os::unix::fs::chown(path, Some(uid), Some(gid)) {
                 warn!("{}: cannot be given to user {uid}: {error}", path.display());
             }
@@ -47,7 +59,10 @@ impl Leftovers {
 
 impl Drop for Leftovers {
     fn drop(&mut self) {
-        for path in &self.0 {
+        if let Some(pid_file) = &self.pid_file {
+            pid_file.remove();
+        }
+        for path in &self.sockets {
             // The folder may not be ours to change any more; then the next start replaces the socket.
             let _ = std::fs::remove_file(path);
         }
@@ -100,7 +115,7 @@ pub fn files(config: &Config, leftovers: &mut Leftovers) -> anyhow::Result<Files
     }
     let control = config.control.as_deref().map(|path| {
         let control = Control::listen(path).with_context(|| format!("--control {}", path.display()))?;
-        leftovers.0.push(path.to_owned());
+        leftovers.sockets.push(path.to_owned());
         anyhow::Ok(control)
     });
     Ok(Files { capture: capture.transpose()?, control: control.transpose()? })
@@ -149,7 +164,7 @@ fn at_socket(transport: &Transport, leftovers: &mut Leftovers) -> anyhow::Result
     match transport {
         Transport::Stream { socket } | Transport::VhostUser { socket } => {
             let listener = unix::listen(socket).with_context(|| format!("--socket {}", socket.display()))?;
-            leftovers.0.push(socket.clone());
+            leftovers.sockets.push(socket.clone());
             info!("waiting for the guest at {}", socket.display());
             Ok(AtSocket::Listening(listener))
         }

@@ -76,16 +76,16 @@ fn work(config: &Config, readiness: Readiness) -> anyhow::Result<()> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    let mut leftovers = Leftovers::default();
+    let mut leftovers = Leftovers::with_pid_file(pid_file);
     match &config.transport {
-        Transport::Tap(tap) => serve(assemble::tap(tap)?, config, readiness, pid_file, leftovers),
+        Transport::Tap(tap) => serve(assemble::tap(tap)?, config, readiness, leftovers),
         Transport::Stream { .. } | Transport::StreamFd(_) => {
             let stream = assemble::stream(&config.transport, &mut leftovers)?;
-            serve(stream, config, readiness, pid_file, leftovers)
+            serve(stream, config, readiness, leftovers)
         }
         Transport::VhostUser { .. } | Transport::VhostUserFd(_) => {
             let guest = assemble::vhost_user(&config.transport, &mut leftovers)?;
-            serve(guest, config, readiness, pid_file, leftovers)
+            serve(guest, config, readiness, leftovers)
         }
     }
 }
@@ -95,7 +95,6 @@ fn serve<G: Guest>(
     guest: G,
     config: &Config,
     readiness: Readiness,
-    pid_file: Option<PidFile>,
     mut leftovers: Leftovers,
 ) -> anyhow::Result<()> {
     // Files are opened as who started us: nobody may write nowhere.
@@ -109,6 +108,6 @@ fn serve<G: Guest>(
     if !config.foreground && config.log.file.is_none() {
         warn!("going to the background without --log-file: from here on nothing is logged");
     }
-    readiness.announce(pid_file).context("cannot go to the background")?;
+    readiness.announce(leftovers.pid_file()).context("cannot go to the background")?;
     relay.run().context("waiting for events")
 }

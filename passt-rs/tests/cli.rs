@@ -101,11 +101,19 @@ fn ended(pid: u32) {
 
 #[test]
 fn all_that_libvirt_can_pass_starts_and_ends_with_its_guest() {
+    for transport in [&[][..], &["--vhost-user"]] {
+        as_libvirt(transport);
+    }
+}
+
+fn as_libvirt(transport: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let [pid, log, socket] = ["pid", "log", "s"].map(|name| directory.path().join(name));
     let output = Command::new("unshare")
-        .args(["--net", "prlimit", "--nofile=256:256", PASST_RS, "--one-off", "--socket"])
+        .args(["--net", "prlimit", "--nofile=256:256", PASST_RS])
+        .args(transport)
+        .args(["--one-off", "--socket"])
         .arg(&socket)
         .arg("--pid")
         .arg(&pid)
@@ -143,6 +151,7 @@ fn all_that_qemu_can_pass_starts_and_ends_with_its_guest() {
         [&both[..], &services, &ports].concat(),
         [&both[..], &off].concat(),
         vec!["--address", "2001:db8::2", "--ipv6-only"],
+        [&["--vhost-user", "--quiet"], &both[..]].concat(),
     ] {
         let directory = tempfile::tempdir().unwrap();
         let pid = directory.path().join("pid");
@@ -226,6 +235,29 @@ fn background_writes_pid_and_log_and_returns_when_ready() {
 }
 
 #[test]
+fn pid_file_goes_with_its_process_unless_it_names_another() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    for taken_over in [false, true] {
+        let [path, socket] = ["pid", "s"].map(|name| directory.path().join(name));
+        let output = Command::new(PASST_RS)
+            .current_dir(directory.path())
+            .args(ADDRESSES)
+            .args(["-P", "pid", "-s", socket.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let pid: u32 = fs::read_to_string(&path).unwrap().trim().parse().unwrap();
+        if taken_over {
+            fs::write(&path, "1\n").unwrap();
+        }
+        kill(pid, rustix::process::Signal::TERM);
+        ended(pid);
+        assert_eq!(path.exists(), taken_over);
+    }
+}
+
+#[test]
 fn background_without_a_log_file_says_that_nothing_more_is_logged() {
     let directory = tempfile::tempdir().unwrap();
     let [pid, socket] = ["pid", "s"].map(|name| directory.path().join(name));
@@ -304,7 +336,6 @@ fn failure_in_the_background_fails_the_one_who_waits() {
         (&["-P", "/no/such/directory/pid"], "--pid"),
         (&["-l", "/no/such/directory/log"], "--log-file"),
         (&["-F", "999"], "--fd"),
-        (&["--vhost-user"], "--vhost-user: not built yet"),
     ];
     for (args, wanted) in table {
         let output = passt_rs(&[&ADDRESSES, *args].concat());

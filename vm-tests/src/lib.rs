@@ -5,5 +5,6 @@ pub mod translator;
 pub mod services;
 pub mod vm;
 pub mod vhost;
+pub mod libvirt;
 pub mod traffic;
 pub mod bench;

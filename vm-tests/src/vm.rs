@@ -6,7 +6,7 @@
 mod cpio;
 mod modules;
 mod image;
-mod agent;
+pub(crate) mod agent;
 mod qmp;
 
 use std::path::{Path, PathBuf};

@@ -26,69 +26,118 @@ pub(crate) enum Need {
 #[derive(Debug)]
 struct Package {
     name: &'static str,
+    /// What is installed with it, from where it comes: what it is of no use without, and, of backports, what it names
+    /// an exact version of, which apt would look for in the release.
+    also: &'static [&'static str],
     program: &'static str,
     why: &'static str,
     need: Need,
-    /// Oldest major version that will do; an older distribution takes it from its backports.
-    major: Option<u32>,
+    /// Which version will do; an older distribution takes it from its backports.
+    version: Option<Version>,
 }
 
-const PACKAGES: [Package; 8] = [
+#[derive(Clone, Copy, Debug)]
+struct Version {
+    /// The oldest.
+    major: u32,
+    from_backports: Extent,
+}
+
+/// How much comes from backports when a package does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// All it depends on too. For what names no exact versions, but works with new ones only.
+    Whole,
+    /// Only what is named: it depends on systemd too, which is not ours to renew.
+    Least,
+}
+
+const PACKAGES: [Package; 10] = [
     Package {
         name: "iproute2",
         program: "ip",
         why: "makes the labs' namespaces",
         need: Need::Labs,
-        major: None,
+        also: &[],
+        version: None,
     },
     Package {
         name: "util-linux",
         program: "setpriv",
         why: "ends a lab's processes with the lab",
         need: Need::Labs,
-        major: None,
+        also: &[],
+        version: None,
     },
     Package {
         name: "iputils-ping",
         program: "ping",
         why: "pings out of the labs' guests",
         need: Need::Labs,
-        major: None,
+        also: &[],
+        version: None,
     },
     Package {
         name: "qemu-system-x86",
         program: "qemu-system-x86_64",
         why: "runs the VMs; 7.2 crashes with a vhost-user NIC under TCG and cannot reconnect a socket",
         need: Need::Vms,
-        major: Some(10),
+        also: &[],
+        version: Some(Version { major: 10, from_backports: Extent::Whole }),
+    },
+    Package {
+        name: "libvirt-daemon",
+        also: &[
+            "libvirt-daemon-driver-qemu",
+            "libvirt-daemon-common",
+            "libvirt-daemon-log",
+            "libvirt-common",
+            "libvirt0",
+        ],
+        program: "libvirtd",
+        why: "starts VMs and our translator as KubeVirt has it do; 9.0 knows no passt over vhost-user",
+        need: Need::Vms,
+        version: Some(Version { major: 11, from_backports: Extent::Least }),
+    },
+    Package {
+        name: "libvirt-clients",
+        also: &[],
+        program: "virsh",
+        why: "tells libvirtd what to do; of the same version",
+        need: Need::Vms,
+        version: Some(Version { major: 11, from_backports: Extent::Least }),
     },
     Package {
         name: "xz-utils",
         program: "xz",
         why: "unpacks the guest kernel's modules",
         need: Need::Vms,
-        major: None,
+        also: &[],
+        version: None,
     },
     Package {
         name: "passt",
         program: "passt",
         why: "is what we compare with",
         need: Need::Bench,
-        major: None,
+        also: &[],
+        version: None,
     },
     Package {
         name: "nftables",
         program: "nft",
         why: "loses packets in the labs, and is the NAT we compare with",
         need: Need::Labs,
-        major: None,
+        also: &[],
+        version: None,
     },
     Package {
         name: "g++",
         program: "c++",
         why: "compiles libFuzzer, which is C++",
         need: Need::Fuzz,
-        major: None,
+        also: &[],
+        version: None,
     },
 ];
 
@@ -110,10 +159,13 @@ pub(crate) fn run(runner: &Runner, needs: &[Need]) -> Result<()> {
     }
     for package in missing {
         eprintln!("xtask: installing {}", package.line());
-        let release = if package.needs_backports()? { Some(backports::enable(runner)?) } else { None };
+        let release = match package.needed_of_backports()? {
+            Some(extent) => Some((backports::enable(runner)?, extent)),
+            None => None,
+        };
         let mut arguments = vec!["install", "-y", "--no-install-recommends"];
-        arguments.extend(release.iter().flat_map(|suite| ["-t", suite.as_str()]));
-        arguments.push(package.name);
+        let packages = package.arguments(release.as_ref());
+        arguments.extend(packages.iter().map(String::as_str));
         apt(runner, &arguments)?;
     }
     if guest {
@@ -124,26 +176,39 @@ pub(crate) fn run(runner: &Runner, needs: &[Need]) -> Result<()> {
 
 impl Package {
     fn line(&self) -> String {
-        let version = self.major.map(|major| format!(" {major} or newer")).unwrap_or_default();
+        let version = self.version.map(|wanted| format!(" {} or newer", wanted.major)).unwrap_or_default();
         format!("{}{version} ({})", self.name, self.why)
     }
 
     fn present(&self) -> bool {
         let Some(program) = find(self.program) else { return false };
-        let Some(wanted) = self.major else { return true };
+        let Some(wanted) = self.version else { return true };
         let output = Command::new(program).arg("--version").output();
         output.is_ok_and(|output| {
-            major(&String::from_utf8_lossy(&output.stdout)).is_some_and(|found| found >= wanted)
+            major(&String::from_utf8_lossy(&output.stdout)).is_some_and(|found| found >= wanted.major)
         })
     }
 
-    /// Whether the release itself has only versions that are too old.
-    fn needs_backports(&self) -> Result<bool> {
-        let Some(wanted) = self.major else { return Ok(false) };
+    /// What apt-get is to install, from this suite if not from the release itself.
+    fn arguments(&self, release: Option<&(String, Extent)>) -> Vec<String> {
+        let names = [self.name].into_iter().chain(self.also.iter().copied());
+        match release {
+            None => names.map(str::to_owned).collect(),
+            Some((suite, Extent::Least)) => names.map(|name| format!("{name}/{suite}")).collect(),
+            Some((suite, Extent::Whole)) => {
+                ["-t", suite].into_iter().chain(names).map(str::to_owned).collect()
+            }
+        }
+    }
+
+    /// How much has to come from backports, if the release itself has only versions that are too old.
+    fn needed_of_backports(&self) -> Result<Option<Extent>> {
+        let Some(wanted) = self.version else { return Ok(None) };
         let output = Command::new("apt-cache").args(["policy", self.name]).env("LC_ALL", "C").output()?;
         let policy = String::from_utf8_lossy(&output.stdout).into_owned();
         let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate:"));
-        Ok(candidate.and_then(debian_major).is_none_or(|found| found < wanted))
+        let too_old = candidate.and_then(debian_major).is_none_or(|found| found < wanted.major);
+        Ok(too_old.then_some(wanted.from_backports))
     }
 }
 
@@ -168,10 +233,9 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(program)).find(|candidate| Path::new(candidate).is_file())
 }
 
-/// The major version in a program's greeting: "QEMU emulator version 10.0.2 (...)".
+/// The major version in a program's greeting: "QEMU emulator version 10.0.2 (...)", "libvirtd (libvirt) 11.3.0".
 fn major(greeting: &str) -> Option<u32> {
-    let (_, rest) = greeting.split_once("version ")?;
-    rest.split('.').next()?.parse().ok()
+    greeting.split_whitespace().find_map(|word| word.split_once('.')?.0.parse().ok())
 }
 
 /// The major version in a Debian version: "1:10.0.2+ds-2~bpo12+1".
@@ -186,9 +250,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn backports_are_used_for_as_much_as_a_package_needs() {
+        let package = |also: &'static [&'static str]| Package {
+            name: "one",
+            also,
+            program: "one",
+            why: "of the test",
+            need: Need::Labs,
+            version: None,
+        };
+        let suite = |extent| Some(("b-backports".to_owned(), extent));
+        let line = |release: Option<_>| package(&["other"]).arguments(release.as_ref()).join(" ");
+        assert_eq!(line(suite(Extent::Whole)), "-t b-backports one other");
+        assert_eq!(line(suite(Extent::Least)), "one/b-backports other/b-backports");
+        assert_eq!(line(None), "one other");
+    }
+
+    #[test]
     fn versions_are_read_from_greetings_and_packages() {
         assert_eq!(major("QEMU emulator version 10.0.2 (Debian 1:10.0.2)"), Some(10));
-        assert_eq!(major("no such thing"), None);
+        assert_eq!(major("libvirtd (libvirt) 11.3.0\n"), Some(11));
+        assert_eq!(major("11.3.0\n"), Some(11));
+        assert_eq!(major("no such thing. at all"), None);
         assert_eq!(debian_major(" 1:10.0.2+ds-2~bpo12+1"), Some(10));
         assert_eq!(debian_major("7.2"), Some(7));
         assert_eq!(debian_major("(none)"), None);

@@ -5,8 +5,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -30,7 +30,10 @@ pub struct Readiness {
 
 /// A pid file, open while there still is the right to create it.
 #[derive(Debug)]
-pub struct PidFile(File);
+pub struct PidFile {
+    file: File,
+    path: PathBuf,
+}
 
 /// Forks unless in the foreground. To be called before anything spawns a thread or buffers output.
 pub fn start(foreground: bool) -> io::Result<Started> {
@@ -53,9 +56,9 @@ pub fn start(foreground: bool) -> io::Result<Started> {
 
 impl Readiness {
     /// Writes the pid, and in the background lets go of the terminal and of the parent.
-    pub fn announce(self, pid_file: Option<PidFile>) -> io::Result<()> {
-        if let Some(PidFile(mut file)) = pid_file {
-            writeln!(file, "{}", std::process::id())?;
+    pub fn announce(self, pid_file: Option<&PidFile>) -> io::Result<()> {
+        if let Some(pid_file) = pid_file {
+            pid_file.file.write_all_at(own_line().as_bytes(), 0)?;
         }
         let Some(mut parent) = self.parent else { return Ok(()) };
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
@@ -70,8 +73,29 @@ impl Readiness {
 
 impl PidFile {
     pub fn create(path: &Path) -> io::Result<Self> {
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path).map(Self)
+        // The background's folder is another.
+        let path = std::path::absolute(path)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).mode(0o644).open(&path)?;
+        Ok(Self { file, path })
     }
+
+    /// Removes the file, unless it names another process: one that was started with the same path while we ended.
+    pub fn remove(&self) {
+        let own = own_line();
+        // One byte more than ours, to tell a longer number.
+        let mut found = vec![0; own.len() + 1];
+        let length = self.file.read_at(&mut found, 0).unwrap_or_default();
+        if found.get(..length) == Some(own.as_bytes()) {
+            // The folder may not be ours to change any more.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// What the file holds: this process's number.
+fn own_line() -> String {
+    format!("{}\n", std::process::id())
 }
 
 #[expect(unsafe_code, reason = "rustix has no stable fork")]

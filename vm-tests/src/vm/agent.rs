@@ -27,7 +27,7 @@ impl fmt::Display for Output {
 
 /// A connected port.
 #[derive(Debug)]
-pub(super) struct Agent {
+pub(crate) struct Agent {
     port: UnixStream,
     received: Vec<u8>,
     /// Answers carry the number of their request: one that comes too late is told from the next.
@@ -36,13 +36,13 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn connect(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn connect(path: &Path) -> anyhow::Result<Self> {
         let port = UnixStream::connect(path).context("connect to the guest's serial port")?;
         Ok(Self { port, received: Vec::new(), number: 0, boot: String::new() })
     }
 
     /// Waits for the guest to say that it takes commands, in a boot that is not the last one seen.
-    pub(super) fn wait_until_ready(&mut self, limit: Duration) -> anyhow::Result<()> {
+    pub(crate) fn wait_until_ready(&mut self, limit: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
         loop {
             let line = self.line(deadline)?;
@@ -53,7 +53,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn run(&mut self, command: &str, limit: Duration) -> anyhow::Result<Output> {
+    pub(crate) fn run(&mut self, command: &str, limit: Duration) -> anyhow::Result<Output> {
         self.number += 1;
         let seconds = limit.as_secs().max(1);
         let request = format!("run {} {seconds} {}\n", self.number, hex_encode(command.as_bytes()));

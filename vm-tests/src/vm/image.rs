@@ -74,11 +74,11 @@ impl Image {
         Ok(Self { kernel, initramfs })
     }
 
-    pub(super) fn kernel(&self) -> &Path {
+    pub(crate) fn kernel(&self) -> &Path {
         &self.kernel
     }
 
-    pub(super) fn initramfs(&self) -> &Path {
+    pub(crate) fn initramfs(&self) -> &Path {
         &self.initramfs
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn enable(runner: &Runner) -> Result<String> {
     let text =
         text.with_context(|| format!("apt's sources name no Debian release to derive {suite} from"))?;
     eprintln!(
-        "xtask: adding {suite} to apt's sources, as {file} (the release itself has no new enough QEMU)"
+        "xtask: adding {suite} to apt's sources, as {file} (the release itself has too old a QEMU or libvirt)"
     );
     fs::write(&file, text).with_context(|| format!("writing {file}"))?;
     apt(runner, &["update", "-qq"])?;
