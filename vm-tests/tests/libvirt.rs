@@ -25,11 +25,7 @@ fn passt_of_a_user_interface() {
         let arguments = room.libvirt.translators_arguments()?;
         ensure!(!arguments.contains("--vhost-user"), "{arguments}");
         ensure!(arguments.contains(" --one-off ") && arguments.contains(" --interface eth0 "), "{arguments}");
-        // libvirt starts it again on QEMU's word that its socket closed; QEMU comes back after 5 s.
-        room.step("its translator killed", |room| {
-            room.libvirt.kill_translator()?;
-            page_from_outside(&mut guest)
-        })?;
+        room.killing(&mut guest)?;
         room.death(guest, None)
     });
 }
@@ -37,9 +33,10 @@ fn passt_of_a_user_interface() {
 #[test]
 fn passt_of_a_vhost_user_interface() {
     in_a_room(|room| {
-        let guest = room.life(&Interface::VhostUserPasst, None)?;
+        let mut guest = room.life(&Interface::VhostUserPasst, None)?;
         let arguments = room.libvirt.translators_arguments()?;
         ensure!(arguments.starts_with("passt --vhost-user --one-off "), "{arguments}");
+        room.killing(&mut guest)?;
         room.death(guest, None)
     });
 }
@@ -116,6 +113,14 @@ impl<'lab> Room<'lab> {
             room.expect_guest_page()
         })?;
         Ok(guest)
+    }
+
+    /// libvirt starts its passt again on QEMU's word that the socket closed; QEMU comes back after 5 s.
+    fn killing(&self, guest: &mut Domain<'_, '_>) -> Result<()> {
+        self.step("its translator killed", |room| {
+            room.libvirt.kill_translator()?;
+            page_from_outside(guest)
+        })
     }
 
     fn death(&self, guest: Domain<'_, '_>, backend: Option<&Backend>) -> Result<()> {
