@@ -21,45 +21,33 @@ const HTTP_PORT: u16 = 80;
 #[test]
 fn passt_of_a_user_interface() {
     in_a_room(|room| {
-        room.life(&Interface::User, None)?;
+        let mut guest = room.life(&Interface::User, None)?;
         let arguments = room.libvirt.translators_arguments()?;
         ensure!(!arguments.contains("--vhost-user"), "{arguments}");
         ensure!(arguments.contains(" --one-off ") && arguments.contains(" --interface eth0 "), "{arguments}");
-        // libvirt starts it again on QEMU's word that its socket closed; QEMU comes back after 5 s.
-        let mut guest = room.step("another guest", |_| Domain::create(&room.libvirt, &Interface::User))?;
-        guest.succeed("dhcp", SOON)?;
-        room.step("its translator killed", |room| {
-            room.libvirt.kill_translator()?;
-            page_from_outside(&mut guest)
-        })?;
-        guest.destroy()?;
-        room.libvirt.expect_nothing_left(None)
+        room.killing(&mut guest)?;
+        room.death(guest, None)
     });
 }
 
 #[test]
 fn passt_of_a_vhost_user_interface() {
     in_a_room(|room| {
-        room.life(&Interface::VhostUserPasst, None)?;
+        let mut guest = room.life(&Interface::VhostUserPasst, None)?;
         let arguments = room.libvirt.translators_arguments()?;
         ensure!(arguments.starts_with("passt --vhost-user --one-off "), "{arguments}");
-        Ok(())
+        room.killing(&mut guest)?;
+        room.death(guest, None)
     });
 }
 
 #[test]
-fn socket_of_a_vhost_user_backend_that_serves_one_guest_after_another() {
+fn socket_of_a_vhost_user_backend_that_stays() {
     in_a_room(|room| {
         let mut backend = room.libvirt.backend()?;
-        let interface = Interface::VhostUser(backend.socket.clone());
-        room.life(&interface, Some(&backend))?;
+        let guest = room.life(&Interface::VhostUser(backend.socket.clone()), Some(&backend))?;
+        room.death(guest, Some(&backend))?;
         ensure!(!backend.child.has_ended(), "the back-end ended with its guest: {}", backend.child.log());
-        room.step("another guest", |room| {
-            let mut guest = Domain::create(&room.libvirt, &interface)?;
-            guest.succeed("dhcp", SOON)?;
-            page_from_outside(&mut guest)?;
-            guest.destroy()
-        })?;
         backend.child.signal(Signal::TERM)?;
         let status = backend.child.wait(SOON)?;
         ensure!(status.success(), "the back-end ended with {status}: {}", backend.child.log());
@@ -93,8 +81,9 @@ impl<'lab> Room<'lab> {
         Ok(Self { libvirt, _http: http, lab })
     }
 
-    /// A guest from `create` to `destroy`; `backend` is not its own and stays.
-    fn life(&self, interface: &Interface, backend: Option<&Backend>) -> Result<()> {
+    /// A guest that is created, paused, and saved and restored, which makes another QEMU of it. `backend` is not its own
+    /// and stays.
+    fn life(&self, interface: &Interface, backend: Option<&Backend>) -> Result<Domain<'_, 'lab>> {
         let libvirt = &self.libvirt;
         let mut guest = self.step("a boot", |_| Domain::create(libvirt, interface))?;
         self.step("a lease with the pod's address", |_| {
@@ -123,6 +112,18 @@ impl<'lab> Room<'lab> {
             page_from_outside(&mut guest)?;
             room.expect_guest_page()
         })?;
+        Ok(guest)
+    }
+
+    /// libvirt starts its passt again on QEMU's word that the socket closed; QEMU comes back after 5 s.
+    fn killing(&self, guest: &mut Domain<'_, '_>) -> Result<()> {
+        self.step("its translator killed", |room| {
+            room.libvirt.kill_translator()?;
+            page_from_outside(guest)
+        })
+    }
+
+    fn death(&self, guest: Domain<'_, '_>, backend: Option<&Backend>) -> Result<()> {
         self.step("destroyed", |_| guest.destroy())?;
         self.step("nothing left", |room| room.libvirt.expect_nothing_left(backend))?;
         self.libvirt.expect_calm_translator()
