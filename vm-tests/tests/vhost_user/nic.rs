@@ -1,14 +1,15 @@
 //! smoltcp's device over the front end. It uses every offload that was negotiated, and checks every frame it is given.
 
+use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
-use smoltcp::wire::{EthernetFrame, TcpPacket, TcpSeqNumber as SeqNumber};
+use smoltcp::wire::{EthernetFrame, Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber as SeqNumber, UdpPacket};
 use vm_tests::vhost::feature::virtio;
-use vm_tests::vhost::{FrontEnd, GSO_TCPV4, GSO_TCPV6, Header, NEEDS_CSUM, PAGE, TxQueue};
+use vm_tests::vhost::{FrontEnd, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Header, NEEDS_CSUM, PAGE, TxQueue};
 
 use crate::frames::{self, Parts};
 use crate::pod::LIMIT;
@@ -20,7 +21,9 @@ pub(crate) struct Nic {
     frame: Vec<u8>,
     /// The pair to look at next.
     turn: usize,
-    /// Segments over IPv6 that go as one frame.
+    /// Received datagrams that came in one frame.
+    waiting: VecDeque<Vec<u8>>,
+    /// What is to go as one frame.
     joined: Option<Joined>,
     /// Guest pages the device has written, once somebody wants to know.
     pub(crate) written_pages: Option<Vec<u64>>,
@@ -37,6 +40,7 @@ impl Nic {
             mtu,
             frame: Vec::new(),
             turn: 0,
+            waiting: VecDeque::new(),
             joined: None,
             written_pages: None,
             sent_large: [0; 2],
@@ -83,17 +87,13 @@ impl Nic {
     }
 
     fn send(&mut self, frame: Vec<u8>, segment_len: u16) {
-        if self.has(virtio::HOST_TSO6) {
-            if self.joined.as_mut().is_some_and(|joined| joined.append(&frame)) {
-                return;
-            }
-            self.flush();
-            match Joined::start(frame) {
-                Ok(joined) => self.joined = Some(joined),
-                Err(frame) => self.send_now(frame, segment_len),
-            }
-        } else {
-            self.send_now(frame, segment_len);
+        if self.joined.as_mut().is_some_and(|joined| joined.append(&frame)) {
+            return;
+        }
+        self.flush();
+        match Joined::start(frame, self.front_end.features()) {
+            Ok(joined) => self.joined = Some(joined),
+            Err(frame) => self.send_now(frame, segment_len),
         }
     }
 
@@ -107,7 +107,11 @@ impl Nic {
             header.checksum_start = u16::try_from(parts.transport).unwrap();
             header.checksum_offset = u16::try_from(parts.checksum_offset()).unwrap();
             if segment_len > 0 {
-                header.kind = if parts.is_v4() { GSO_TCPV4 } else { GSO_TCPV6 };
+                header.kind = match (parts.is_tcp(), parts.is_v4()) {
+                    (true, true) => GSO_TCPV4,
+                    (true, false) => GSO_TCPV6,
+                    (false, _) => GSO_UDP_L4,
+                };
                 self.sent_large[usize::from(!parts.is_v4())] += 1;
                 header.headers_len = u16::try_from(parts.transport + parts.transport_header).unwrap();
                 header.segment_len = segment_len;
@@ -155,14 +159,18 @@ impl Device for Nic {
     type TxToken<'a> = Sending<'a>;
 
     fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received, Sending<'_>)> {
-        let header = self.receive_frame()?;
-        let frame = std::mem::take(&mut self.frame);
-        frames::check(header, &frame, self.mtu);
-        match header.kind {
-            GSO_TCPV4 => self.received_large[0] += 1,
-            GSO_TCPV6 => self.received_large[1] += 1,
-            _ => {}
+        if self.waiting.is_empty() {
+            let header = self.receive_frame()?;
+            let frame = std::mem::take(&mut self.frame);
+            frames::check(header, &frame, self.mtu);
+            match header.kind {
+                GSO_TCPV4 => self.received_large[0] += 1,
+                GSO_TCPV6 => self.received_large[1] += 1,
+                _ => {}
+            }
+            self.waiting = cut(frame, header);
         }
+        let frame = self.waiting.pop_front()?;
         Some((Received(frame), Sending::new(self)))
     }
 
@@ -188,58 +196,111 @@ impl Device for Nic {
 /// A frame is no longer than an IP packet can say.
 const JOINED_MAX: usize = 65_000;
 
-/// Consecutive TCP segments over IPv6, as one frame that the device cuts again.
+/// UDP datagrams in one frame at most: Linux sends no more at once.
+const DATAGRAMS_MAX: usize = 64;
+
+/// Consecutive TCP segments over IPv6, or datagrams, as one frame that the device cuts again.
 struct Joined {
     frame: Vec<u8>,
-    /// Bytes in front of the first segment's payload.
+    /// Bytes in front of the first payload.
     headers: usize,
-    /// Payload bytes of each segment, once there are two.
+    /// Bytes of each payload, once there are two.
     segment_len: u16,
     first_len: usize,
-    next_sequence: SeqNumber,
+    count: usize,
+    /// What a TCP segment must have to be the next.
+    next_sequence: Option<SeqNumber>,
     /// The last one was shorter.
     is_complete: bool,
 }
 
 impl Joined {
-    /// Gives the frame back when it is not a segment with payload.
-    fn start(frame: Vec<u8>) -> Result<Self, Vec<u8>> {
-        let Some((headers, sequence)) = joinable(&frame) else { return Err(frame) };
+    /// Gives the frame back when it is not to be joined with others under these features.
+    fn start(frame: Vec<u8>, features: u64) -> Result<Self, Vec<u8>> {
+        let Some((parts, sequence)) = joinable(&frame) else { return Err(frame) };
+        let needed = if parts.is_tcp() { virtio::HOST_TSO6 } else { virtio::HOST_USO };
+        if features & needed == 0 {
+            return Err(frame);
+        }
+        let headers = parts.transport + parts.transport_header;
         let first_len = frame.len() - headers;
-        let next_sequence = sequence + first_len;
-        Ok(Self { frame, headers, segment_len: 0, first_len, next_sequence, is_complete: false })
+        let next_sequence = sequence.map(|sequence| sequence + first_len);
+        Ok(Self { frame, headers, segment_len: 0, first_len, count: 1, next_sequence, is_complete: false })
     }
 
     /// Whether `segment` followed and is now part of the frame.
     fn append(&mut self, segment: &[u8]) -> bool {
-        let Some((headers, sequence)) = joinable(segment) else { return false };
+        let Some((parts, sequence)) = joinable(segment) else { return false };
+        let headers = parts.transport + parts.transport_header;
+        let addresses = if parts.is_v4() { 14 + 12..14 + 20 } else { 14 + 8..14 + 40 };
+        let ports = parts.transport..parts.transport + 4;
         let len = segment.len() - headers;
         let is_next = !self.is_complete
             && headers == self.headers
+            && segment[12..14] == self.frame[12..14]
+            && segment[addresses.clone()] == self.frame[addresses]
+            && segment[ports.clone()] == self.frame[ports]
             && sequence == self.next_sequence
             && len <= self.first_len
-            && self.frame.len() + len <= JOINED_MAX
-            // Addresses, and ports.
-            && segment[14 + 8..14 + 44] == self.frame[14 + 8..14 + 44];
+            && self.count < DATAGRAMS_MAX
+            && self.frame.len() + len <= JOINED_MAX;
         if is_next {
             self.frame.extend_from_slice(&segment[headers..]);
-            let payload_len = u16::try_from(self.frame.len() - 14 - 40).unwrap();
-            self.frame[18..20].copy_from_slice(&payload_len.to_be_bytes());
+            self.count += 1;
             self.segment_len = u16::try_from(self.first_len).unwrap();
-            self.next_sequence = sequence + len;
+            self.next_sequence = sequence.map(|sequence| sequence + len);
             self.is_complete = len < self.first_len;
+            set_lengths(&mut self.frame, &parts);
         }
         is_next
     }
 }
 
-/// Bytes of headers, and the sequence number, of a segment over IPv6 with payload and nothing to say but that.
-fn joinable(frame: &[u8]) -> Option<(usize, SeqNumber)> {
-    let parts = Parts::find(frame).filter(|parts| parts.is_tcp() && !parts.is_v4())?;
-    let headers = parts.transport + parts.transport_header;
+/// Makes the headers say how long the frame is.
+fn set_lengths(frame: &mut [u8], parts: &Parts) {
+    let transport_len = u16::try_from(frame.len() - parts.transport).unwrap();
+    let len = u16::try_from(frame.len() - 14).unwrap();
+    if parts.is_v4() {
+        let mut ip = Ipv4Packet::new_unchecked(&mut frame[14..]);
+        ip.set_total_len(len);
+        ip.fill_checksum();
+    } else {
+        Ipv6Packet::new_unchecked(&mut frame[14..]).set_payload_len(len - 40);
+    }
+    if !parts.is_tcp() {
+        UdpPacket::new_unchecked(&mut frame[parts.transport..]).set_len(transport_len);
+    }
+}
+
+/// The parts of a datagram, or of a TCP segment over IPv6 with payload and nothing to say but that (smoltcp joins those
+/// over IPv4); and the segment's sequence number.
+fn joinable(frame: &[u8]) -> Option<(Parts, Option<SeqNumber>)> {
+    let parts = Parts::find(frame)?;
+    if frame.len() == parts.transport + parts.transport_header {
+        return None;
+    }
+    if !parts.is_tcp() {
+        return Some((parts, None));
+    }
     let tcp = TcpPacket::new_unchecked(&frame[parts.transport..]);
     let is_plain = !tcp.syn() && !tcp.fin() && !tcp.rst() && !tcp.urg();
-    (is_plain && frame.len() > headers).then(|| (headers, tcp.seq_number()))
+    let sequence = tcp.seq_number();
+    (is_plain && !parts.is_v4()).then_some((parts, Some(sequence)))
+}
+
+/// The datagrams of a frame that is several, each in a frame of its own.
+fn cut(frame: Vec<u8>, header: Header) -> VecDeque<Vec<u8>> {
+    if header.kind != GSO_UDP_L4 {
+        return VecDeque::from([frame]);
+    }
+    let parts = Parts::find(&frame).expect("a datagram");
+    let (headers, payload) = frame.split_at(parts.transport + parts.transport_header);
+    let one = |payload: &[u8]| {
+        let mut frame = [headers, payload].concat();
+        set_lengths(&mut frame, &parts);
+        frame
+    };
+    payload.chunks(header.segment_len.into()).map(one).collect()
 }
 
 /// A frame that was received.

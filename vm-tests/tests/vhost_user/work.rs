@@ -115,6 +115,11 @@ pub(crate) fn tcp_from_world(world: &Namespace, guest: &mut Guest, address: IpAd
     guest.remove(handle);
 }
 
+fn numbered((number, mut data): (usize, Vec<u8>)) -> Vec<u8> {
+    data[0] = u8::try_from(number).unwrap();
+    data
+}
+
 /// Datagrams of several sizes to the world's echo server.
 pub(crate) fn udp_echo(guest: &mut Guest, server: IpAddr) {
     let port = guest.new_port();
@@ -126,6 +131,16 @@ pub(crate) fn udp_echo(guest: &mut Guest, server: IpAddr) {
         guest.udp(handle).send_slice(&data, at).unwrap();
         guest.until("a datagram's echo", |guest| guest.udp(handle).can_recv());
         assert!(guest.udp(handle).recv().unwrap().0 == data, "a datagram of {len} came back otherwise");
+    }
+    // Several at once: one frame where the back end cuts it.
+    let burst: Vec<Vec<u8>> =
+        [700, 700, 700, 700, 700, 100, 900, 900].map(pattern).into_iter().enumerate().map(numbered).collect();
+    for data in &burst {
+        guest.udp(handle).send_slice(data, at).unwrap();
+    }
+    for data in &burst {
+        guest.until("the echo of a burst", |guest| guest.udp(handle).can_recv());
+        assert!(guest.udp(handle).recv().unwrap().0 == data, "a burst came back otherwise");
     }
     guest.remove(handle);
 }
