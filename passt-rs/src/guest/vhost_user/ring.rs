@@ -323,7 +323,7 @@ fn follow_indirect(
     parts: &mut Vec<Part>,
 ) -> Result<usize, BadChain> {
     let count = table.len / 16;
-    if table.len % 16 != 0 || count == 0 {
+    if !table.len.is_multiple_of(16) || count == 0 {
         return Err(BadChain);
     }
     let (mut number, mut total) = (0, 0);

@@ -73,6 +73,10 @@ impl Session {
     pub(super) fn new(stream: UnixStream) -> std::io::Result<Self> {
         stream.set_nonblocking(false)?;
         let socket = OwnedFd::from(stream.try_clone()?);
+        #[expect(
+            clippy::arc_with_non_send_sync,
+            reason = "the message layer takes nothing else; one thread has it"
+        )]
         let slot = Arc::new(Mutex::new(Device::default()));
         Ok(Self { handler: BackendReqHandler::from_stream(stream, Arc::clone(&slot)), socket, slot })
     }

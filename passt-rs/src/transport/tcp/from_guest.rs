@@ -247,9 +247,13 @@ impl Receive {
         }
     }
 
-    /// `true`: the window opened enough to tell the guest (RFC 9293 3.8.6.2.2).
+    /// `true`: the window opened enough to tell the guest (RFC 9293 3.8.6.2.2). Behind its FIN there is nothing that
+    /// needs a window, and the guest may have forgotten the connection.
     pub(super) fn drained(&mut self, bytes: u32, mss: u32) -> bool {
         self.taken += bytes;
+        if self.state != Inbound::Open {
+            return false;
+        }
         self.may_grow(2 * mss) || (self.edge == self.next && self.spilled() == 0)
     }
 

@@ -328,8 +328,12 @@ impl Connection {
             && self.receive.is_at_or_before_edge(segment.seq)
     }
 
-    /// RFC 5961 3.2: only the exact next byte resets; elsewhere in the window asks for confirmation.
+    /// RFC 5961 3.2: only the exact next byte resets; elsewhere in the window asks for confirmation. A guest that has
+    /// said all and heard all may forget the connection; what it sent last is still the peer's.
     fn on_reset(&mut self, seq: Seq, acceptable: bool) -> Input {
+        if self.receive.state() != Inbound::Open && self.send.state() == Outbound::FinAcked {
+            return Input { drop: Some(DropReason::Window), ..Input::default() };
+        }
         if seq == self.receive.next() {
             return Input { event: Some(Event::Reset), ..Input::default() };
         }

@@ -173,6 +173,24 @@ fn a_fin_waits_for_the_socket_to_take_what_precedes_it() {
 }
 
 #[test]
+fn a_guest_that_ended_in_order_hears_of_no_window_and_its_reset_takes_nothing_back() {
+    everywhere(|start| {
+        let mut talk = ended_by_host(start);
+        talk.socket_room = 0;
+        talk.hear(Says { payload: 60_000, ack: 1, ..fin(0) });
+        assert_eq!(talk.acknowledgment().map(|heard| heard.ack), Some(60_001));
+        talk.socket_room = 30_000;
+        talk.drain();
+        assert_eq!(talk.acknowledgment(), None);
+        let reset = Says { flags: Flags::RST, ..ack(1).from(60_001) };
+        assert_eq!(talk.hear(reset).event, None);
+        talk.socket_room = 30_000;
+        talk.drain();
+        assert!(talk.connection.wants_shutdown());
+    });
+}
+
+#[test]
 fn a_fin_at_the_very_edge_of_the_window_promises_nothing() {
     everywhere(|start| {
         let mut talk = Talk::open(start);
