@@ -12,13 +12,15 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::capture::Capture;
-use crate::config::{Config, RunAs, Tap as TapConfig, Transport};
+use crate::config::{Config, FlowsFile, RunAs, Tap as TapConfig, Transport};
 use crate::control::Control;
+use crate::flow::Key;
 use crate::flow::forward::Rule;
 use crate::guest::{Stream, Tap, VhostUser};
 use crate::host::netlink::{self, namespace};
 use crate::host::outbound::Outbound;
 use crate::host::{echo, signals, tcp, udp, unix};
+use crate::ledger::Ledger;
 use crate::relay::{Limits, Listening, Opened, Proto, Protocols, Settings};
 use crate::sandbox::{self, PidFile};
 
@@ -32,14 +34,14 @@ const DATAGRAM_SHARE: usize = 2;
 /// Files to remove at the end.
 #[derive(Debug, Default)]
 pub struct Leftovers {
-    sockets: Vec<PathBuf>,
+    files: Vec<PathBuf>,
     /// libvirt 11.3 neither ends a passt with `--vhost-user` nor cleans up after it.
     pid_file: Option<PidFile>,
 }
 
 impl Leftovers {
     pub fn with_pid_file(pid_file: Option<PidFile>) -> Self {
-        Self { sockets: Vec::new(), pid_file }
+        Self { files: Vec::new(), pid_file }
     }
 
     pub fn pid_file(&self) -> Option<&PidFile> {
@@ -49,7 +51,7 @@ impl Leftovers {
     /// Makes sockets belong to whom we are about to become, so that they can be replaced and used by that user.
     pub fn give_to(&self, identity: Option<RunAs>) {
         let Some(RunAs { uid, gid }) = identity else { return };
-        for path in &self.sockets {
+        for path in &self.files {
             if let Err(error) = std::os::unix::fs::chown(path, Some(uid), Some(gid)) {
                 warn!("{}: cannot be given to user {uid}: {error}", path.display());
             }
@@ -62,7 +64,7 @@ impl Drop for Leftovers {
         if let Some(pid_file) = &self.pid_file {
             pid_file.remove();
         }
-        for path in &self.sockets {
+        for path in &self.files {
             // The folder may not be ours to change any more; then the next start replaces the socket.
             let _ = std::fs::remove_file(path);
         }
@@ -102,6 +104,7 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
 pub struct Files {
     capture: Option<Capture>,
     control: Option<Control>,
+    ledger: Option<(Ledger, Vec<Key>)>,
 }
 
 /// Opens the files the command line names.
@@ -115,10 +118,37 @@ pub fn files(config: &Config, leftovers: &mut Leftovers) -> anyhow::Result<Files
     }
     let control = config.control.as_deref().map(|path| {
         let control = Control::listen(path).with_context(|| format!("--control {}", path.display()))?;
-        leftovers.sockets.push(path.to_owned());
+        leftovers.files.push(path.to_owned());
         anyhow::Ok(control)
     });
-    Ok(Files { capture: capture.transpose()?, control: control.transpose()? })
+    let ledger = match &config.flows {
+        Some(flows) => ledger(flows, leftovers)?,
+        None => None,
+    };
+    Ok(Files { capture: capture.transpose()?, control: control.transpose()?, ledger })
+}
+
+/// Opens the file of connections. One that nobody asked for may be missing: the folder may be closed to us.
+fn ledger(flows: &FlowsFile, leftovers: &mut Leftovers) -> anyhow::Result<Option<(Ledger, Vec<Key>)>> {
+    match Ledger::open(&flows.path, Limits::default().flows) {
+        Ok((ledger, lost)) => {
+            leftovers.files.push(flows.path.clone());
+            if !lost.is_empty() {
+                info!("{} connections of a process before this one are to be reset", lost.len());
+            }
+            Ok(Some((ledger, lost)))
+        }
+        Err(error) if flows.asked_for => {
+            Err(error).with_context(|| format!("--flows-path {}", flows.path.display()))
+        }
+        Err(error) => {
+            warn!(
+                "{}: {error}; after a crash the guest will not be told of its connections",
+                flows.path.display()
+            );
+            Ok(None)
+        }
+    }
 }
 
 /// Opens what is the same for every transport and needs no file.
@@ -134,6 +164,7 @@ pub fn open(config: &Config, files: Files) -> anyhow::Result<Opened> {
         listening: listen(config)?,
         capture: files.capture,
         control: files.control,
+        ledger: files.ledger,
         stop: Some(stop),
     })
 }
@@ -164,7 +195,7 @@ fn at_socket(transport: &Transport, leftovers: &mut Leftovers) -> anyhow::Result
     match transport {
         Transport::Stream { socket } | Transport::VhostUser { socket } => {
             let listener = unix::listen(socket).with_context(|| format!("--socket {}", socket.display()))?;
-            leftovers.sockets.push(socket.clone());
+            leftovers.files.push(socket.clone());
             info!("waiting for the guest at {}", socket.display());
             Ok(AtSocket::Listening(listener))
         }

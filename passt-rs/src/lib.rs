@@ -15,6 +15,7 @@ pub mod transport;
 pub mod guest;
 pub mod host;
 pub mod capture;
+pub mod ledger;
 pub mod stats;
 pub mod control;
 pub mod relay;

@@ -29,6 +29,8 @@ pub struct TcpCounters {
     pub connect_failures_total: u64,
     pub resets_from_guest_total: u64,
     pub resets_to_guest_total: u64,
+    /// Connections of a process before this one that the guest was asked about, so that it finds them gone.
+    pub lost_told_total: u64,
     /// Segments sent to the guest again.
     pub retransmits_total: u64,
     /// Bytes that waited in the spill for the host's socket.

@@ -198,7 +198,7 @@ fn room_raises_an_edge_after_a_send_fell_short() {
         while peer.read(&mut buffer).unwrap() > 0 {}
     });
     assert!(event(&mut epoll).writable);
-    drop(socket);
+    socket.finish();
     reader.join().unwrap();
 }
 
@@ -229,7 +229,7 @@ fn a_connect_that_succeeds_is_writable_without_an_error() {
 fn a_close_with_linger_zero_is_a_reset() {
     let (socket, mut peer) = pair();
     peer.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.reset();
+    drop(socket); // As a kill would.
     assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
@@ -241,7 +241,7 @@ fn a_close_with_every_byte_discarded_is_a_fin_and_with_one_unread_a_reset() {
         peer.write_all(b"abc").unwrap();
         until("all bytes", || (peek(&mut socket, 0, 9).len() == 3).then_some(()));
         assert_eq!(socket.discard(discarded), discarded);
-        drop(socket);
+        socket.finish();
         assert_eq!(peer.read(&mut [0]).is_err(), is_reset, "{discarded}");
     }
 }

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rank, module, and which modules of lower rank it must not know.
-const TABLE: [(u8, &str, &[&str]); 20] = [
+const TABLE: [(u8, &str, &[&str]); 21] = [
     (0, "wire", &[]),
     (0, "time", &["wire"]),
     (0, "iovec", &["wire", "time"]),
@@ -25,6 +25,7 @@ const TABLE: [(u8, &str, &[&str]); 20] = [
     (3, "guest", &["wire", "flow", "answer", "classify", "transport"]),
     (3, "host", &["wire", "flow", "answer", "classify", "transport", "guest"]),
     (4, "capture", &["flow", "guest", "host", "transport"]),
+    (4, "ledger", &["guest", "host", "transport", "capture"]),
     (4, "stats", &["guest", "host", "transport"]),
     (4, "control", &["guest", "transport"]),
     (5, "relay", &[]),

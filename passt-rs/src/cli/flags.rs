@@ -69,6 +69,10 @@ pub struct Cli {
     /// Print what this vhost-user back-end can do as JSON and exit
     #[arg(long, help_heading = TRANSPORT)]
     pub print_capabilities: bool,
+    /// Write TCP connections down in this file, for a passt-rs started after a crash, or `none` [default: PATH.flows beside
+    /// the socket]
+    #[arg(long, value_name = "PATH|none", help_heading = TRANSPORT)]
+    pub flows_path: Vec<String>,
     /// Where passt-repair would connect for a migration, or `none`; nothing listens there yet
     #[arg(long, value_name = "PATH|none", help_heading = TRANSPORT)]
     pub repair_path: Vec<String>,

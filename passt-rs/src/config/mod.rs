@@ -40,6 +40,8 @@ pub struct Config {
     /// Bind to addresses the pod does not have.
     pub freebind: bool,
     pub control: Option<PathBuf>,
+    /// Where TCP connections are written down for who is started after us.
+    pub flows: Option<FlowsFile>,
     pub pcap: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
     /// Quit when the guest's end closes.
@@ -49,6 +51,14 @@ pub struct Config {
     pub run_as: Option<RunAs>,
     /// What was skipped and why, for the log.
     pub warnings: Vec<String>,
+}
+
+/// Where TCP connections are written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowsFile {
+    pub path: PathBuf,
+    /// On the command line; then it has to be there.
+    pub asked_for: bool,
 }
 
 /// The guest's end of the cable.
@@ -155,11 +165,13 @@ impl Config {
             },
         };
         let outbound = values.per_family("--outbound", &cli.outbound);
+        let transport = transport(cli, around, &addressing, &mut values);
         let config = Self {
             nat: Nat { dns4: resolvers.dns4, dns6: resolvers.dns6, ..addressing.nat.clone() },
             tcp_forward: ports(&mut values, ("--tcp-ports", &cli.tcp_ports), around, &network, protocols.tcp),
             udp_forward: ports(&mut values, ("--udp-ports", &cli.udp_ports), around, &network, protocols.udp),
-            transport: transport(cli, around, &addressing, &mut values),
+            flows: flows_file(cli, &transport, &mut values),
+            transport,
             outbound: Outbound {
                 address4: outbound.v4,
                 address6: outbound.v6,
@@ -252,6 +264,20 @@ fn transport(cli: &Cli, around: &Surroundings, addressing: &Addressing, values: 
             let socket = socket.unwrap_or_else(|| around.free_socket.clone());
             if cli.vhost_user { Transport::VhostUser { socket } } else { Transport::Stream { socket } }
         }
+    }
+}
+
+/// The file that connections are written down in: as asked for, or beside a socket that a guest can come back to.
+fn flows_file(cli: &Cli, transport: &Transport, values: &mut Values) -> Option<FlowsFile> {
+    match (values.path("--flows-path", &cli.flows_path), transport) {
+        (Some(path), _) if path == Path::new("none") => None,
+        (Some(path), _) => Some(FlowsFile { path, asked_for: true }),
+        (None, Transport::Stream { socket } | Transport::VhostUser { socket }) => {
+            let mut path = socket.clone().into_os_string();
+            path.push(".flows");
+            Some(FlowsFile { path: path.into(), asked_for: false })
+        }
+        (None, Transport::StreamFd(_) | Transport::VhostUserFd(_) | Transport::Tap(_)) => None,
     }
 }
 

@@ -80,7 +80,14 @@ pub fn open(to: &SocketAddr) -> Result<Socket, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     urgent_is_ordinary(&fd)?;
+    reset_unless_finished(&fd)?;
     Ok(Socket::new(fd))
+}
+
+/// Whatever ends us ends the connection by a RST, not by a FIN, after which the peer would take a stream for complete
+/// whose last bytes were still ours. Undone by [`Socket::finish`].
+fn reset_unless_finished(fd: &OwnedFd) -> Result<(), Errno> {
+    sockopt::set_socket_linger(fd, Some(Duration::ZERO))
 }
 
 /// Keeps urgent bytes in the stream: they are bytes like others to the guest (RFC 6093 6).
@@ -107,7 +114,9 @@ pub fn listen(address: &SocketAddr, v6_only: bool, device: Option<&str>) -> Resu
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
-    urgent_is_ordinary(&fd)?; // Accepted sockets inherit it.
+    // Accepted sockets inherit both.
+    urgent_is_ordinary(&fd)?;
+    reset_unless_finished(&fd)?;
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&fd, v6_only)?;
     }
@@ -275,9 +284,13 @@ impl Socket {
         let _ = rustix::net::shutdown(&self.fd, Shutdown::Write);
     }
 
-    /// Closes with a RST instead of a FIN.
-    pub fn reset(self) {
-        let _ = sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO));
+    /// Closes with a RST instead of a FIN, as whatever drops the socket does.
+    pub fn reset(self) {}
+
+    /// Closes in order: the kernel sends what is left, and a FIN if there was none. Dropped otherwise, the peer sees a
+    /// RST.
+    pub fn finish(self) {
+        let _ = sockopt::set_socket_linger(&self.fd, None);
     }
 }
 

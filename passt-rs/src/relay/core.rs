@@ -6,15 +6,17 @@ use std::time::Duration;
 use crate::answer::{self, announce};
 use crate::capture::Capture;
 use crate::drop_reason::{DropReason, Drops};
-use crate::flow::FlowId;
+use crate::flow::{FlowId, Key};
 use crate::guest::{Guest, HEADERS_MAX};
 use crate::host::batch::Batch;
 use crate::host::epoll::Epoll;
 use crate::host::{clock, tcp};
+use crate::ledger::Ledger;
 use crate::reserve::Reserve;
 use crate::stats::{CableCounters, DatagramCounters, EchoCounters, TcpCounters, UdpCounters};
 use crate::time::{Instant, Wheel};
 use crate::transport::reassembly::Reassembly;
+use crate::wire::tcp::{Flags, Segment};
 use crate::wire::{Mac, Offload};
 
 use super::Settings;
@@ -125,6 +127,10 @@ pub(super) struct Core<G> {
     pub(super) reply: Vec<u8>,
     /// For refusing a connection for which no descriptor is left.
     pub(super) reserve: Reserve,
+    /// Connections are written down there.
+    pub(super) ledger: Option<Ledger>,
+    /// Connections of a process before us, of which the guest is to find out that they are gone.
+    pub(super) lost: Vec<Key>,
     /// When the next unsolicited router advertisement is due.
     advertise_at: Option<Instant>,
 }
@@ -172,7 +178,26 @@ impl<G: Guest> Core<G> {
             scratch: if has_peek_offset { Vec::new() } else { vec![0; tcp::SKIP_MAX] },
             reply: Vec::new(),
             reserve: Reserve::new(),
+            ledger: None,
+            lost: Vec::new(),
             advertise_at: None,
+        }
+    }
+
+    /// Has the guest find out that connections of a process before us are gone. It answers a segment that is outside
+    /// any window with what it expects (RFC 9293 3.10.7.4, RFC 5961), and that, belonging to no flow of ours, is
+    /// answered with the reset it then believes. So nothing but the ends has to be known.
+    pub(super) fn tell_of_lost(&mut self) {
+        // The first frame of the guest tells its address, and that it is there.
+        while !self.lost.is_empty() && self.cable.guest_mac != Mac::BROADCAST {
+            if self.cable.reserve(HEADERS_MAX, 0).is_none() {
+                return; // There will be an event when there is room.
+            }
+            let Some(key) = self.lost.pop() else { return };
+            let (src_port, dst_port) = (key.peer.port, key.guest.port);
+            let probe = Segment { src_port, dst_port, flags: Flags::ACK, ..Segment::default() };
+            let _ = self.cable.send_tcp(&key, &probe);
+            self.tcp.lost_told_total += 1;
         }
     }
 

@@ -149,6 +149,9 @@ impl<G: Guest> Relay<G> {
             self.flows.remove(id);
             return Err(());
         }
+        if let Some(ledger) = &mut self.core.ledger {
+            ledger.note(id.index(), key);
+        }
         Ok(id)
     }
 

@@ -47,6 +47,7 @@ use crate::guest::{Guest, Link};
 use crate::host::clock;
 use crate::host::epoll::{Epoll, Ready};
 use crate::host::outbound::Outbound;
+use crate::ledger::Ledger;
 use crate::wire::Mac;
 
 pub use self::core::Limits;
@@ -92,6 +93,8 @@ pub struct Opened {
     pub listening: Vec<Listening>,
     pub capture: Option<Capture>,
     pub control: Option<Control>,
+    /// Where connections are written down, and those that a process before us left there.
+    pub ledger: Option<(Ledger, Vec<Key>)>,
     /// Readable when the program is to end.
     pub stop: Option<OwnedFd>,
 }
@@ -130,8 +133,11 @@ impl<G: Guest> Relay<G> {
         let epoll = Epoll::new()?;
         let one_off = settings.one_off;
         let flows = Table::new(settings.limits.flows, settings.secret);
-        let Opened { listening, capture, control, stop } = opened;
+        let Opened { listening, capture, control, ledger, stop } = opened;
         let mut core = Core::new(guest, epoll, settings, capture);
+        if let Some((ledger, lost)) = ledger {
+            (core.ledger, core.lost) = (Some(ledger), lost);
+        }
         core.cable.guest.attach(core.epoll.as_fd(), Token::Guest.pack())?;
         for (index, listener) in (0..).zip(&listening) {
             core.epoll.watch_input(listener.fd(), Token::Listener(index).pack())?;
@@ -186,6 +192,7 @@ impl<G: Guest> Relay<G> {
             }
             self.on_timers();
             self.settle();
+            self.core.tell_of_lost();
             self.core.cable.guest.flush();
             self.core.cable.guest.report(&mut self.core.drops);
             self.core.resume_if_room();
@@ -296,7 +303,12 @@ impl<G: Guest> Relay<G> {
         self.core.wheel.cancel(id.index());
         if let Some((key, flow)) = self.flows.remove(id) {
             match flow {
-                Flow::Tcp(flow) => flow.end(&mut self.core, &key, fate),
+                Flow::Tcp(flow) => {
+                    if let Some(ledger) = &mut self.core.ledger {
+                        ledger.forget(id.index());
+                    }
+                    flow.end(&mut self.core, &key, fate);
+                }
                 Flow::Udp(_) | Flow::Echo(_) => {
                     self.core.datagram_flows -= 1;
                     tracing::debug!("{} {} <-> {} ended", key.protocol.name(), key.guest, key.peer);

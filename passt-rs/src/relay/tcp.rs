@@ -391,8 +391,8 @@ impl TcpFlow {
         if self.is_half_open() {
             core.half_open = core.half_open.saturating_sub(1);
         }
-        if fate == Fate::ResetHost {
-            self.socket.reset();
+        if fate == Fate::Finished {
+            self.socket.finish();
         }
         tracing::debug!("tcp {} <-> {} ended: {fate:?}", key.guest, key.peer);
     }

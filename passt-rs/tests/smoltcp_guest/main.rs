@@ -18,3 +18,4 @@ mod bytes;
 mod ends;
 mod limits;
 mod drops;
+mod successor;

@@ -14,6 +14,7 @@ use passt_rs::control::Control;
 use passt_rs::flow::nat::Nat;
 use passt_rs::guest::Stream;
 use passt_rs::host::outbound::Outbound;
+use passt_rs::ledger::Ledger;
 use passt_rs::relay::{Limits, Listening, Opened, Proto, Protocols, Relay, Settings};
 use serde_json::Value;
 
@@ -64,8 +65,12 @@ pub struct Lab {
     folder: tempfile::TempDir,
     stop: Option<UnixStream>,
     relay: Option<JoinHandle<()>>,
+    mtu: u16,
 }
 
+/// The file in the lab's folder that connections are written down in.
+const LEDGER: &str = "flows";
+const LEDGER_SLOTS: usize = 1000;
 const ROUTE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs `test` on a thread of its own in a namespace that holds the peers' addresses.
@@ -101,7 +106,10 @@ pub fn with(options: Options, test: impl FnOnce(&mut Lab) + Send + 'static) {
 
 impl Lab {
     pub fn new(options: Options, listening: Vec<Listening>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(tempfile::tempdir().unwrap(), options, listening)
+    }
+
+    fn in_folder(folder: tempfile::TempDir, options: Options, listening: Vec<Listening>) -> Self {
         let (cable_path, control) = (folder.path().join("cable"), folder.path().join("control"));
         let listener = UnixListener::bind(&cable_path).unwrap();
         let control_socket = Control::listen(&control).unwrap();
@@ -109,11 +117,14 @@ impl Lab {
         // Gigabytes are not captured; what may go wrong on a bad cable is.
         let lossy = options.faults.lost + options.faults.duplicated + options.faults.delayed > 0;
         let capture_path = folder.path().join("capture.pcap");
+        let ledger_path = folder.path().join(LEDGER);
+        let mtu = options.mtu;
         let relay = std::thread::spawn(move || {
             let opened = Opened {
                 listening,
                 capture: lossy.then(|| Capture::create(&capture_path).unwrap()),
                 control: Some(control_socket),
+                ledger: Some(Ledger::open(&ledger_path, LEDGER_SLOTS).unwrap()),
                 stop: Some(stopped.into()),
             };
             if options.old_kernel {
@@ -124,7 +135,23 @@ impl Lab {
         });
         let cable = Cable::connect(&cable_path, options.mtu, options.faults, options.seed);
         let guest = Guest::new(cable, control.clone());
-        Self { guest, control, cable_path, folder, stop: Some(stop), relay: Some(relay) }
+        Self { guest, control, cable_path, folder, stop: Some(stop), relay: Some(relay), mtu }
+    }
+
+    /// A relay that knows of this one only what a crash would leave, with the guest's cable plugged in there. This one
+    /// goes on without a guest, so that nothing of what happens is its doing.
+    pub fn successor(&mut self) -> Self {
+        let mut successor = Self::with_ledger(&self.folder.path().join(LEDGER), self.mtu);
+        std::mem::swap(&mut self.guest.cable, &mut successor.guest.cable);
+        std::mem::swap(&mut self.guest, &mut successor.guest);
+        self.guest.cable.may_end = true;
+        successor
+    }
+
+    fn with_ledger(ledger: &Path, mtu: u16) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(ledger, folder.path().join(LEDGER)).unwrap();
+        Self::in_folder(folder, Options { mtu, ..Options::default() }, Vec::new())
     }
 
     pub fn control_path(&self) -> &Path {
