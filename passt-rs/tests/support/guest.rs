@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::socket::AnySocket as _;
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpEndpoint};
 
@@ -230,16 +231,13 @@ fn endpoint(to: SocketAddr) -> IpEndpoint {
 }
 
 fn describe(socket: &smoltcp::socket::Socket<'_>) -> String {
-    match socket {
-        smoltcp::socket::Socket::Tcp(socket) => format!(
-            "{:?} -> {:?}: {} to send {} to read {}",
-            socket.local_endpoint(),
-            socket.remote_endpoint(),
-            socket.state(),
-            socket.send_queue(),
-            socket.recv_queue()
-        ),
-        #[allow(unreachable_patterns, reason = "features decide which other sockets there are")]
-        _ => "not TCP".to_owned(),
-    }
+    let Some(socket) = Socket::downcast(socket) else { return "not TCP".to_owned() };
+    format!(
+        "{:?} -> {:?}: {} to send {} to read {}",
+        socket.local_endpoint(),
+        socket.remote_endpoint(),
+        socket.state(),
+        socket.send_queue(),
+        socket.recv_queue()
+    )
 }

@@ -61,11 +61,11 @@ fn show(lab: &Lab, program: &Path) -> Result<()> {
     eprintln!("demo: a pod's network with {POD_V4}, and a world with servers behind its gateway");
     let _dns = DnsServer::start(lab.world())?;
     let _http = HttpServer::start(lab.world(), HTTP_PORT)?;
-    eprintln!("demo: starting {} in the pod", program.display());
-    let capturing = Translator::start(lab, program, Cable::Stream, Capture::Frames)?;
+    eprintln!("demo: starting {} --vhost-user in the pod", program.display());
+    let capturing = Translator::start(lab, program, Cable::VhostUser, Capture::Frames)?;
     eprintln!("demo: booting a VM (emulated; a few seconds)");
     let start = Instant::now();
-    let options = Options::new(Netdev::Stream(capturing.socket().to_owned()));
+    let options = Options::new(Netdev::of(Cable::VhostUser, capturing.socket()));
     let mut vm = Vm::boot(lab.pod(), lab.directory(), &Image::build()?, &options)?;
     println!();
     row("boot", &format!("{:.1} s", start.elapsed().as_secs_f32()));
@@ -79,7 +79,7 @@ fn show(lab: &Lab, program: &Path) -> Result<()> {
     failed += outcome("HTTP in", page);
 
     drop(capturing);
-    let _streaming = Translator::start(lab, program, Cable::Stream, Capture::Nothing)?;
+    let _streaming = Translator::start(lab, program, Cable::VhostUser, Capture::Nothing)?;
     let start = Instant::now();
     let again = vm.succeed_within(&format!("timeout 2 wget -q -O - http://{SERVER_V4}/"), SOON);
     failed += outcome(
