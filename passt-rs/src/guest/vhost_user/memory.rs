@@ -61,7 +61,9 @@ impl Mapping {
         // The block size of hugetlbfs is that of its pages, at which its mappings must begin and end.
         let page = u64::try_from(stat.st_blksize).unwrap_or(0).max(LOG_PAGE);
         let first = offset - offset % page;
-        let mapped = (end - first).next_multiple_of(page);
+        let mapped = (end - first)
+            .checked_next_multiple_of(page)
+            .ok_or_else(|| failed(rustix::io::Errno::OVERFLOW))?;
         let bytes = |value: u64| usize::try_from(value).map_err(|_| failed(rustix::io::Errno::OVERFLOW));
         let (mapped, start, len) = (bytes(mapped)?, bytes(offset - first)?, bytes(len)?);
         let (protection, flags) =
@@ -260,6 +262,22 @@ impl Memory {
             // atomic operations.
             let byte = unsafe { AtomicU8::from_ptr(byte) };
             byte.fetch_or(1 << (page % 8), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn a_length_that_ends_at_the_last_address_is_refused() {
+        let zeros = File::open("/dev/zero").unwrap();
+        for (offset, len) in [(0, u64::MAX), (1, u64::MAX - 1), (1, u64::MAX), (u64::MAX, 1)] {
+            assert!(matches!(Mapping::new(zeros.as_fd(), offset, len), Err(MemoryError::Map { .. })));
         }
     }
 }
