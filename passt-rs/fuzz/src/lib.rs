@@ -17,6 +17,9 @@ mod frame;
 mod dhcp;
 mod ports;
 mod tcp;
+mod front_end;
+mod messages;
+mod rings;
 
 /// One thing to be fuzzed.
 #[derive(Clone, Copy, Debug)]
@@ -36,4 +39,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "dhcp", test_seconds: 5, run: dhcp::run, seeds: dhcp::seeds },
     Target { name: "ports", test_seconds: 5, run: ports::run, seeds: ports::seeds },
     Target { name: "tcp", test_seconds: 5, run: tcp::run, seeds: tcp::seeds },
+    Target { name: "messages", test_seconds: 30, run: messages::run, seeds: messages::seeds },
+    Target { name: "rings", test_seconds: 30, run: rings::run, seeds: rings::seeds },
 ];

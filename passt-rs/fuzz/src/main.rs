@@ -8,6 +8,7 @@
 //! | `SLUICE_FUZZ_TARGET=NAME` | fuzz that target, or run it on the files given as arguments |
 //! | `SLUICE_FUZZ_SEEDS=FOLDER` | write each target's seeds to FOLDER/NAME, print names and seconds, and end |
 #![no_main]
+#![expect(unsafe_code, reason = "what std's `main` does about SIGPIPE is ours to do")]
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -24,6 +25,9 @@ libfuzzer_sys::fuzz_target!(init: begin(), |data: &[u8]| {
 static CHOSEN: OnceLock<&Target> = OnceLock::new();
 
 fn begin() {
+    // Else a front end's pipe that nobody reads would end the fuzzer, and not passt-rs.
+    // SAFETY: no other thread runs yet, and ignoring a signal installs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     if let Some(folder) = std::env::var_os("SLUICE_FUZZ_SEEDS") {
         end(list(Path::new(&folder)).map_err(|error| error.to_string()));
     }

@@ -207,6 +207,11 @@ impl Device {
         self.queues.get_mut(at).ok_or(Error::InvalidParam)
     }
 
+    /// Part of what the front end shares with us was taken away under us.
+    pub(super) fn has_vanished(&self) -> bool {
+        self.memory.has_vanished() || self.inflight.as_ref().is_some_and(Inflight::has_vanished)
+    }
+
     fn ring_features(&self) -> (bool, bool) {
         let has = |feature| self.features & feature != 0;
         (has(features::RING_F_EVENT_IDX), has(features::RING_F_INDIRECT_DESC))

@@ -61,6 +61,10 @@ impl Inflight {
         Ok(Self { mapping, queues, size, counter: 0 })
     }
 
+    pub(super) fn has_vanished(&self) -> bool {
+        self.mapping.has_vanished()
+    }
+
     /// A ring of `size` descriptors starts, and `used` is in its used ring. `true`: it ran before, and what it had taken
     /// from there on is to be taken again.
     pub(super) fn start(&mut self, queue: u16, size: u16, used: u16) -> bool {

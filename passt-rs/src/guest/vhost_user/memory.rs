@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
+use super::vanished::Watch;
 use crate::iovec::{Piece, PieceMut};
 
 /// Bytes that one bit of a dirty log stands for (vhost-user, "Migration").
@@ -41,6 +42,7 @@ pub(super) struct Mapping {
     /// Where what was asked for begins; mappings begin at pages.
     start: usize,
     len: usize,
+    watch: Watch,
 }
 
 impl Mapping {
@@ -59,7 +61,9 @@ impl Mapping {
         // The block size of hugetlbfs is that of its pages, at which its mappings must begin and end.
         let page = u64::try_from(stat.st_blksize).unwrap_or(0).max(LOG_PAGE);
         let first = offset - offset % page;
-        let mapped = (end - first).next_multiple_of(page);
+        let mapped = (end - first)
+            .checked_next_multiple_of(page)
+            .ok_or_else(|| failed(rustix::io::Errno::OVERFLOW))?;
         let bytes = |value: u64| usize::try_from(value).map_err(|_| failed(rustix::io::Errno::OVERFLOW));
         let (mapped, start, len) = (bytes(mapped)?, bytes(offset - first)?, bytes(len)?);
         let (protection, flags) =
@@ -69,7 +73,20 @@ impl Mapping {
         let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), mapped, protection, flags, fd, first) };
         let base = NonNull::new(base.map_err(failed)?.cast::<u8>())
             .ok_or_else(|| failed(rustix::io::Errno::FAULT))?;
-        Ok(Self { base, mapped, start, len })
+        let watch = bytes(page).and_then(|page| Watch::new(base.addr().get(), mapped, page).map_err(failed));
+        let watch = match watch {
+            Ok(watch) => watch,
+            Err(error) => {
+                unmap(base, mapped);
+                return Err(error);
+            }
+        };
+        Ok(Self { base, mapped, start, len, watch })
+    }
+
+    /// Part of it was taken away under us; zeros are in its place.
+    pub(super) fn has_vanished(&self) -> bool {
+        self.watch.has_vanished()
     }
 
     /// The address of byte `at`, if `len` bytes from there on are ours to use.
@@ -82,10 +99,15 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and whoever has pointers into it borrows the memory it belongs to, or holds none
-        // beyond one turn, in which regions do not go.
-        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.mapped) };
+        self.watch.end();
+        unmap(self.base, self.mapped);
     }
+}
+
+fn unmap(base: NonNull<u8>, len: usize) {
+    // SAFETY: the mapping is ours, and whoever has pointers into it borrows the memory it belongs to, or holds none
+    // beyond one turn, in which regions do not go.
+    let _ = unsafe { rustix::mm::munmap(base.as_ptr().cast(), len) };
 }
 
 /// One region as the front end describes it.
@@ -207,6 +229,11 @@ impl Memory {
         self.logging && self.log.is_some()
     }
 
+    /// Part of it was taken away under us.
+    pub(super) fn has_vanished(&self) -> bool {
+        self.regions.iter().map(|mapped| &mapped.mapping).chain(&self.log).any(Mapping::has_vanished)
+    }
+
     /// The place of a ring, whose address is the front end's own; whole in one region.
     pub(super) fn of_user(&self, user: u64, len: u64) -> Option<*mut u8> {
         self.regions.iter().find_map(|Mapped { region, mapping }| {
@@ -235,6 +262,22 @@ impl Memory {
             // atomic operations.
             let byte = unsafe { AtomicU8::from_ptr(byte) };
             byte.fetch_or(1 << (page % 8), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn a_length_that_ends_at_the_last_address_is_refused() {
+        let zeros = File::open("/dev/zero").unwrap();
+        for (offset, len) in [(0, u64::MAX), (1, u64::MAX - 1), (1, u64::MAX), (u64::MAX, 1)] {
+            assert!(matches!(Mapping::new(zeros.as_fd(), offset, len), Err(MemoryError::Map { .. })));
         }
     }
 }

@@ -5,6 +5,7 @@
 //! | [`session`] | the connection: whole messages, one at a time |
 //! | [`device`] | what messages set up |
 //! | [`memory`] | the guest's addresses and ours, and the log of what we write |
+//! | [`vanished`] | what happens when that memory goes away under us |
 //! | [`ring`] | the split virtqueue |
 //! | [`inflight`] | what we took and did not give back, for who comes after us |
 //! | [`from_guest`], [`to_guest`] | frames |
@@ -24,6 +25,7 @@ mod ring;
 mod session;
 mod supply;
 mod to_guest;
+mod vanished;
 
 use std::collections::VecDeque;
 use std::io;
@@ -72,6 +74,8 @@ pub struct VhostUser {
     /// The first pair of rings is set up and enabled.
     up: bool,
     link: Link,
+    /// Faults in shared memory that were looked at; see [`vanished`].
+    faults: usize,
     drops: Drops,
 }
 
@@ -100,6 +104,7 @@ impl VhostUser {
             touched: Vec::new(),
             up: false,
             link: Link::Unchanged,
+            faults: vanished::faults(),
             drops: Drops::default(),
         };
         if let Some(connection) = connection {
@@ -179,6 +184,17 @@ impl VhostUser {
         }
     }
 
+    /// Ends the connection if memory that it gave us went away.
+    fn look_for_faults(&mut self) {
+        let faults = vanished::faults();
+        if std::mem::replace(&mut self.faults, faults) != faults && self.device.has_vanished() {
+            tracing::warn!(
+                "memory of the guest is gone: its file was cut, or has no pages left; the front end's connection ends"
+            );
+            self.disconnect();
+        }
+    }
+
     /// After messages: rings that began may hold frames, and the guest may have come.
     fn look_at_rings(&mut self) {
         for index in (1..self.device.queues.len()).step_by(2) {
@@ -252,6 +268,7 @@ impl Guest for VhostUser {
     }
 
     fn take_link(&mut self) -> Link {
+        self.look_for_faults();
         std::mem::replace(&mut self.link, Link::Unchanged)
     }
 

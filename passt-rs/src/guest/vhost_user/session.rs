@@ -1,16 +1,20 @@
 //! The connection with a front end: whole messages in, one at a time.
 //!
 //! The message layer blocks until a message is whole and until its answer is taken. So it is called only when all of
-//! a message is there, and only while the front end reads what we say; others are cut off.
+//! a message is there, and only while the front end reads what we say; others are cut off. So is who sends descriptors
+//! that do not fit: more than the message layer takes at once, or than the process may have.
 
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags, SendFlags};
 use rustix::time::Timespec;
-use vhost::vhost_user::message::MAX_MSG_SIZE;
+use vhost::vhost_user::message::{MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE};
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut as _};
 
 use super::device::Device;
@@ -136,18 +140,34 @@ impl Session {
     /// How the next message begins, if the message layer can take it without waiting for the front end.
     fn next_message(&self) -> Result<Option<Start>, &'static str> {
         let mut start = Start([0; START_LEN]);
-        let peeked = rustix::net::recv(&self.socket, &mut start.0, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ATTACHED_FD_ENTRIES))];
+        // What it holds are copies, closed when they are counted.
+        let mut descriptors = RecvAncillaryBuffer::new(&mut space);
+        let peeked = rustix::net::recvmsg(
+            &self.socket,
+            &mut [IoSliceMut::new(&mut start.0)],
+            &mut descriptors,
+            RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
+        );
         match peeked {
-            Ok((0, _)) => return Err("it was closed"),
-            Ok((HEADER_LEN.., _)) => {}
-            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
+            // The message layer would take that for a message to be read again, and wait for it.
+            Ok(peeked)
+                if peeked.flags.contains(ReturnFlags::CTRUNC)
+                    || count(&mut descriptors) > MAX_ATTACHED_FD_ENTRIES =>
+            {
+                return Err("it sent more descriptors than we can take");
+            }
+            Ok(RecvMsg { bytes: 0, .. }) => return Err("it was closed"),
+            Ok(RecvMsg { bytes: HEADER_LEN.., .. }) => {}
+            Ok(_) => return self.rest_can_come(),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
             Err(_) => return Err("it broke"),
         }
         let size = start.word(2) as usize;
         let there = rustix::io::ioctl_fionread(&self.socket).unwrap_or(0);
         // A size that no message has is refused with the header.
         if size <= MAX_MSG_SIZE && there < (HEADER_LEN + size) as u64 {
-            return Ok(None);
+            return self.rest_can_come();
         }
         let mut polled = [PollFd::new(&self.socket, PollFlags::OUT)];
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -155,6 +175,24 @@ impl Session {
             && polled.iter().all(|polled| polled.revents().contains(PollFlags::OUT));
         if writable { Ok(Some(start)) } else { Err("it does not take answers") }
     }
+
+    /// Part of a message is there. The rest never comes if the front end sends no more.
+    fn rest_can_come(&self) -> Result<Option<Start>, &'static str> {
+        let mut polled = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match poll(&mut polled, Some(&none)) {
+            Ok(ready) if ready > 0 => Err("it was closed in the middle of a message"),
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+}
+
+/// Closes `descriptors`; gives how many there were. Their space may have had room for some more than it was made for.
+fn count(descriptors: &mut RecvAncillaryBuffer<'_>) -> usize {
+    let count = |message| {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message { descriptors.count() } else { 0 }
+    };
+    descriptors.drain().map(count).sum()
 }
 
 impl AsFd for Session {
