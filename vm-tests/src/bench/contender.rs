@@ -186,13 +186,14 @@ impl Contender {
         match guest {
             Guest::Tap => {
                 command.args(["-I", "tap0", "--config-net", "--netns"]).arg(lab.guest().path());
+                if matches!(self, Self::Peer(_)) {
+                    // Another user may not enter the guest's namespace.
+                    command.args(["--runas", "0"]);
+                }
             }
             Guest::Cable | Guest::Vm => {
                 command.args(["--vhost-user", "-s"]).arg(plug::socket(lab));
             }
-        }
-        if matches!(self, Self::Peer(_)) {
-            command.args(["--runas", "0"]);
         }
         lab.spawn(name, command)
     }
