@@ -2,6 +2,7 @@
 //! in turns on the same machine, because only ratios of one run mean anything.
 
 mod contender;
+mod plug;
 mod process;
 mod probe;
 mod table;
@@ -9,14 +10,14 @@ mod chart;
 mod machine;
 mod document;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use contender::{Contender, Running};
+use contender::{Contender, Programs, Running};
 use probe::{Numbers, Probe};
-use table::Cells;
+use table::{Cells, Table};
 
 /// What to compare, and how thoroughly.
 #[derive(Debug, Clone)]
@@ -24,7 +25,7 @@ pub struct Options {
     /// passt's binary.
     pub peer: PathBuf,
     pub passt_rs: PathBuf,
-    /// Only probes whose id contains this.
+    /// Only rows whose name contains this.
     pub rows: Option<String>,
     /// Of each run.
     pub seconds: f64,
@@ -36,93 +37,119 @@ pub struct Options {
     pub command_line: String,
 }
 
-/// Measures everything, prints the table, and writes it down.
+/// Who runs a probe, in turns.
+type Plan = BTreeMap<Probe, BTreeSet<Contender>>;
+
+/// Measures everything, prints the tables, and writes them down.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let contenders = [
-        Contender::KernelNat,
-        Contender::Relay,
-        Contender::Peer(options.peer.clone()),
-        Contender::Ours(options.passt_rs.clone()),
-    ];
-    let mut probes: Vec<Probe> = table::lines().into_iter().map(|line| line.probe).collect();
-    probes.sort_unstable();
-    probes.dedup();
-    probes.retain(|probe| options.rows.as_ref().is_none_or(|filter| probe.id().contains(filter)));
-    anyhow::ensure!(!probes.is_empty(), "--rows: no row's name contains {:?}", options.rows);
+    let mut tables = table::tables();
+    if let Some(filter) = &options.rows {
+        for table in &mut tables {
+            table.keep_rows(filter);
+        }
+        tables.retain(|table| !table.lines.is_empty());
+        anyhow::ensure!(!tables.is_empty(), "--rows: no row's name contains {filter:?}");
+    }
 
+    let bench = Bench { options, programs: Programs { peer: &options.peer, ours: &options.passt_rs } };
     let mut cells = Cells::default();
-    let mut by_mtu = BTreeMap::<u32, Vec<Probe>>::new();
-    for probe in probes.iter().copied().filter(|probe| !probe.wants_fresh_start()) {
-        by_mtu.entry(probe.mtu()).or_default().push(probe);
+    let mut in_turns = BTreeMap::<_, Plan>::new();
+    let mut fresh = Plan::new();
+    for (probe, contenders) in bench.plan(&tables, &mut cells) {
+        for contender in contenders {
+            // Emulated guests would disturb the others.
+            let plan = match probe.wants_fresh_start() {
+                true => &mut fresh,
+                false => in_turns.entry((contender.is_emulated(), probe.mtu())).or_default(),
+            };
+            plan.entry(probe).or_default().insert(contender);
+        }
     }
-    for (mtu, probes) in by_mtu {
-        measure_in_turns(&contenders, mtu, &probes, options, &mut cells);
+    for ((_, mtu), plan) in in_turns {
+        bench.measure_in_turns(mtu, &plan, &mut cells);
     }
-    for probe in probes.into_iter().filter(|probe| probe.wants_fresh_start()) {
-        measure_fresh(&contenders, probe, options, &mut cells);
-    }
+    bench.measure_fresh(&fresh, &mut cells);
 
-    let report = document::Report { options, contenders: &contenders, cells: &cells };
+    let report = document::Report { options, tables: &tables, cells: &cells };
     report.print();
     report.write().with_context(|| format!("write to {}", options.output.display()))
 }
 
-/// Every contender stays up; each repetition of each probe visits them all.
-fn measure_in_turns(
-    contenders: &[Contender],
-    mtu: u32,
-    probes: &[Probe],
-    options: &Options,
-    cells: &mut Cells,
-) {
-    let running: Vec<_> = contenders.iter().map(|contender| contender.start(mtu)).collect();
-    for &probe in probes {
-        for _ in 0..options.repetitions {
-            for (contender, running) in contenders.iter().zip(&running) {
-                measure(contender, probe, running.as_ref(), options, cells);
+struct Bench<'a> {
+    options: &'a Options,
+    programs: Programs<'a>,
+}
+
+impl Bench<'_> {
+    /// What the tables need; a cell that cannot be filled is excused instead.
+    fn plan(&self, tables: &[Table], cells: &mut Cells) -> Plan {
+        let mut plan = Plan::new();
+        for table in tables {
+            for &contender in table.contenders {
+                let lacks = contender.lacks(&self.programs);
+                for probe in table.lines.iter().map(|line| line.probe) {
+                    match lacks.or_else(|| probe.cannot(contender)) {
+                        Some(reason) => cells.excuse(contender, probe, reason),
+                        None => {
+                            plan.entry(probe).or_default().insert(contender);
+                        }
+                    }
+                }
+            }
+        }
+        plan
+    }
+
+    /// Every contender stays up; each repetition of each probe visits them all.
+    fn measure_in_turns(&self, mtu: u32, plan: &Plan, cells: &mut Cells) {
+        let contenders: BTreeSet<Contender> = plan.values().flatten().copied().collect();
+        let running: BTreeMap<_, _> = contenders
+            .into_iter()
+            .map(|contender| (contender, contender.start(&self.programs, mtu)))
+            .collect();
+        for (&probe, contenders) in plan {
+            for _ in 0..self.options.repetitions {
+                let visited = running.iter().filter(|(contender, _)| contenders.contains(contender));
+                for (&contender, running) in visited {
+                    self.measure(contender, probe, running.as_ref(), cells);
+                }
             }
         }
     }
-}
 
-/// Each repetition starts every contender anew.
-fn measure_fresh(contenders: &[Contender], probe: Probe, options: &Options, cells: &mut Cells) {
-    for _ in 0..options.repetitions {
-        for contender in contenders {
-            if let Some(reason) = probe.cannot(contender) {
-                cells.excuse(contender, probe, reason);
-                continue;
+    /// Each repetition starts every contender anew.
+    fn measure_fresh(&self, plan: &Plan, cells: &mut Cells) {
+        for (&probe, contenders) in plan {
+            for _ in 0..self.options.repetitions {
+                for &contender in contenders {
+                    let running = contender.start(&self.programs, probe.mtu());
+                    self.measure(contender, probe, running.as_ref(), cells);
+                }
             }
-            let running = contender.start(probe.mtu());
-            measure(contender, probe, running.as_ref(), options, cells);
         }
     }
-}
 
-fn measure(
-    contender: &Contender,
-    probe: Probe,
-    running: Result<&Running, &anyhow::Error>,
-    options: &Options,
-    cells: &mut Cells,
-) {
-    if let Some(reason) = probe.cannot(contender) {
-        cells.excuse(contender, probe, reason);
-        return;
-    }
-    let result = match running {
-        Ok(running) => probe.run(running, options.seconds),
-        Err(error) => Err(anyhow::anyhow!("does not start: {error:#}")),
-    };
-    progress(contender, probe, &result);
-    match result {
-        Ok(numbers) => cells.add(contender, probe, &numbers),
-        Err(error) => cells.excuse(contender, probe, &format!("{error:#}")),
+    fn measure(
+        &self,
+        contender: Contender,
+        probe: Probe,
+        running: Result<&Running, &anyhow::Error>,
+        cells: &mut Cells,
+    ) {
+        let result = match running {
+            Ok(running) => probe.run(running, self.options.seconds),
+            Err(error) => Err(anyhow::anyhow!("does not start: {error:#}")),
+        };
+        progress(contender, probe, &result);
+        match result {
+            Ok(numbers) => cells.add(contender, probe, &numbers),
+            Err(error) => cells.excuse(contender, probe, &format!("{error:#}")),
+        }
     }
 }
 
 /// A benchmark of many minutes must show that it lives.
-fn progress(contender: &Contender, probe: Probe, result: &anyhow::Result<Numbers>) {
+fn progress(contender: Contender, probe: Probe, result: &anyhow::Result<Numbers>) {
     let text = match result {
         Ok(numbers) => {
             let numbers: Vec<_> = numbers.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
@@ -130,5 +157,5 @@ fn progress(contender: &Contender, probe: Probe, result: &anyhow::Result<Numbers
         }
         Err(error) => format!("{error:#}"),
     };
-    eprintln!("{:<20} {:<12} {text}", probe.id(), contender.name());
+    eprintln!("{:<20} {:<20} {text}", probe.id(), contender.name());
 }

@@ -9,7 +9,7 @@ use crate::process::Runner;
 use crate::target;
 
 pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
-    install::run(runner, &[Need::Labs, Need::Bench])?;
+    install::run(runner, &[Need::Labs, Need::Vms, Need::Bench])?;
     eprintln!("xtask: building passt-rs and the benchmark (release)");
     runner.run(Command::new("cargo").args(RELEASE))?;
     runner.run(Command::new(target()?.join("release/bench")).args(arguments))

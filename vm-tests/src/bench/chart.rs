@@ -2,9 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::contender::Contender;
 use super::probe::{Direction, Probe};
-use super::table::Cells;
+use super::table::{Cells, ON_A_TAP};
 
 const WIDTH: f64 = 960.0;
 const PANEL_HEIGHT: f64 = 300.0;
@@ -19,23 +18,23 @@ const COLOURS: [&str; 4] = ["#c9ced6", "#8fa3bf", "#e0a458", "#1f6f5c"];
 /// A group of bars: its label in two lines, and where its numbers are.
 type Group = ([String; 2], Probe, &'static str);
 
-pub(super) fn draw(contenders: &[Contender; 4], cells: &Cells) -> String {
+pub(super) fn draw(cells: &Cells) -> String {
     let height = TOP + 2.0 * PANEL_HEIGHT + GAP + 60.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" \
          font-size=\"12\">\n<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"white\"/>\n"
     );
-    for (at, (contender, colour)) in contenders.iter().zip(COLOURS).enumerate() {
+    for (at, (contender, colour)) in ON_A_TAP.into_iter().zip(COLOURS).enumerate() {
         let x = LEFT + 130.0 * to_f64(at);
         let _ = writeln!(svg, "<rect x=\"{x}\" y=\"14\" width=\"14\" height=\"14\" fill=\"{colour}\"/>");
         let _ = writeln!(svg, "<text x=\"{}\" y=\"26\">{}</text>", x + 20.0, contender.name());
     }
     let streams =
         Panel { title: "TCP, one flow, Gbit/s", top: TOP, decades: (-2, 2), groups: stream_groups() };
-    streams.draw(&mut svg, contenders, cells);
+    streams.draw(&mut svg, cells);
     let top = TOP + PANEL_HEIGHT + GAP;
     let rates = Panel { title: "operations per second", top, decades: (2, 6), groups: rate_groups() };
-    rates.draw(&mut svg, contenders, cells);
+    rates.draw(&mut svg, cells);
     svg.push_str("</svg>\n");
     svg
 }
@@ -78,7 +77,7 @@ struct Panel {
 }
 
 impl Panel {
-    fn draw(&self, svg: &mut String, contenders: &[Contender; 4], cells: &Cells) {
+    fn draw(&self, svg: &mut String, cells: &Cells) {
         let bottom = self.top + PANEL_HEIGHT;
         let _ = writeln!(
             svg,
@@ -107,7 +106,7 @@ impl Panel {
                 let _ =
                     writeln!(svg, "<text x=\"{centre:.1}\" y=\"{y}\" text-anchor=\"middle\">{text}</text>");
             }
-            for (bar, (contender, colour)) in contenders.iter().zip(COLOURS).enumerate() {
+            for (bar, (contender, colour)) in ON_A_TAP.into_iter().zip(COLOURS).enumerate() {
                 let x = centre + (to_f64(bar) - 2.0) * BAR_WIDTH;
                 self.draw_bar(svg, x, colour, cells.median(contender, *probe, number));
             }

@@ -1,16 +1,20 @@
-//! Who is compared: four ways to carry a guest's traffic through a pod, each in a lab of its own.
+//! Who is compared: ways to carry a guest's traffic through a pod, each in a lab of its own.
 //! A contender knows how to start, not what will be measured.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde_json::Value;
 
+use super::plug;
 use crate::lab::{Child, Lab, Namespace, POD_V4, SERVER_V4, Variant, binary, wait_for};
 use crate::traffic::{Role, drive};
+use crate::vm::Vm;
 
 /// The guest's and the pod's end of the veth of contenders that have no tap: what KubeVirt's masquerade uses.
 const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -25,17 +29,34 @@ const START_LIMIT: Duration = Duration::from_secs(15);
 /// Descriptors a translator may have in a pod, unless a probe says otherwise.
 pub(super) const DESCRIPTOR_LIMIT: u64 = 20_000;
 
+/// A translator's guest, and the wire between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Guest {
+    /// This machine's kernel, on the translator's own tap.
+    Tap,
+    /// This machine's kernel, on a tap that vhost-cable connects to a vhost-user socket.
+    Cable,
+    /// An emulated machine whose QEMU connects to a vhost-user socket.
+    Vm,
+}
+
 /// A way to carry the guest's traffic.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Contender {
     /// The pod's kernel forwards and translates addresses.
     KernelNat,
     /// `traffic relay`.
     Relay,
-    /// passt, as pasta on a tap.
-    Peer(PathBuf),
-    /// passt-rs on a tap.
-    Ours(PathBuf),
+    /// passt, on a tap as pasta.
+    Peer(Guest),
+    Ours(Guest),
+}
+
+/// The translators' binaries.
+#[derive(Debug)]
+pub(super) struct Programs<'a> {
+    pub(super) peer: &'a Path,
+    pub(super) ours: &'a Path,
 }
 
 /// A contender at work between servers in the guest and in the world.
@@ -50,79 +71,185 @@ pub(super) struct Running {
     pub(super) process: Option<Child>,
     /// Resident memory before the first connection, in MiB.
     pub(super) resident_mib_at_start: Option<f64>,
-    _servers: [Child; 2],
+    /// The guest, if it is not a namespace.
+    vm: Option<RefCell<Vm>>,
+    /// Servers, and the cable.
+    _others: Vec<Child>,
 }
 
 impl Contender {
-    pub(super) fn name(&self) -> &'static str {
+    /// Unlike any other's.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::KernelNat => "kernel NAT",
             Self::Relay => "plain relay",
+            Self::Peer(Guest::Tap) => "passt",
+            Self::Peer(Guest::Cable) => "passt, vhost-user",
+            Self::Peer(Guest::Vm) => "passt, VM",
+            Self::Ours(Guest::Tap) => "passt-rs",
+            Self::Ours(Guest::Cable) => "passt-rs, vhost-user",
+            Self::Ours(Guest::Vm) => "passt-rs, VM",
+        }
+    }
+
+    /// For a heading or a target beside numbers of ours.
+    pub(super) fn short_name(self) -> &'static str {
+        match self {
+            Self::KernelNat => "kernel",
+            Self::Relay => "relay",
             Self::Peer(_) => "passt",
-            Self::Ours(_) => "passt-rs",
+            Self::Ours(Guest::Tap) => "tap",
+            Self::Ours(Guest::Cable) => "vhost-user",
+            Self::Ours(Guest::Vm) => "VM",
+        }
+    }
+
+    /// Whether its guest keeps processors busy even when nothing is asked of it.
+    pub(super) fn is_emulated(self) -> bool {
+        matches!(self, Self::Peer(Guest::Vm) | Self::Ours(Guest::Vm))
+    }
+
+    /// What makes it impossible to start, as far as can be seen without starting.
+    pub(super) fn lacks(self, programs: &Programs<'_>) -> Option<&'static str> {
+        match self {
+            Self::Peer(Guest::Cable | Guest::Vm) if !knows_vhost_user(programs.peer) => {
+                Some("has no --vhost-user")
+            }
+            Self::KernelNat | Self::Relay | Self::Peer(_) | Self::Ours(_) => None,
         }
     }
 
     /// Builds a lab whose pod network and guest have this MTU, and starts there.
-    pub(super) fn start(&self, mtu: u32) -> anyhow::Result<Running> {
+    pub(super) fn start(self, programs: &Programs<'_>, mtu: u32) -> anyhow::Result<Running> {
         let lab = Lab::new(Variant::Mtu(mtu))?;
-        let world_servers = drive::serve(&lab, lab.world(), &lab.servers())?;
-        let guest_servers = drive::serve(&lab, lab.guest(), &[])?;
-        let (outbound, process) = match self {
+        let mut others = vec![drive::serve(&lab, lab.world(), &lab.servers())?];
+        if !self.is_emulated() {
+            others.push(drive::serve(&lab, lab.guest(), &[])?);
+        }
+        let mut outbound = SERVER_V4;
+        let mut vm = None;
+        let process = match self {
             Self::KernelNat => {
                 connect_guest_by_veth(&lab, mtu)?;
                 translate_in_kernel(lab.pod())?;
-                (SERVER_V4, None)
+                None
             }
             Self::Relay => {
                 connect_guest_by_veth(&lab, mtu)?;
-                (GUEST_GATEWAY_V4, Some(start_relay(&lab)?))
+                outbound = GUEST_GATEWAY_V4;
+                Some(start_relay(&lab)?)
             }
-            Self::Peer(path) => {
-                (SERVER_V4, Some(start_translator(&lab, path, "pasta", mtu, &["--runas", "0"])?))
+            Self::Peer(guest) | Self::Ours(guest) => {
+                let mut process = self.start_translator(&lab, programs, guest, mtu)?;
+                match guest {
+                    Guest::Tap => wait_for_route(&lab, &mut process)?,
+                    Guest::Cable => others.push(plug::connect_cable(&lab, &mut process)?),
+                    Guest::Vm => vm = Some(RefCell::new(plug::boot_vm(&lab, &mut process)?)),
+                }
+                Some(process)
             }
-            Self::Ours(path) => (SERVER_V4, Some(start_translator(&lab, path, "passt-rs", mtu, &[])?)),
         };
-        let mut running = Running {
+        let resident_mib_at_start =
+            process.as_ref().map(|process| super::process::resident_mib(process.pid())).transpose()?;
+        let running = Running {
             lab,
             outbound: outbound.into(),
             inbound: POD_V4.into(),
             process,
-            resident_mib_at_start: None,
-            _servers: [world_servers, guest_servers],
+            resident_mib_at_start,
+            vm,
+            _others: others,
         };
         running.wait_until_it_carries()?;
         Ok(running)
     }
+
+    /// Starts passt-rs, or passt, the latter under the name that makes it use a tap, or not.
+    fn start_translator(
+        self,
+        lab: &Lab,
+        programs: &Programs<'_>,
+        guest: Guest,
+        mtu: u32,
+    ) -> anyhow::Result<Child> {
+        let (path, name) = match (self, guest) {
+            (Self::Peer(_), Guest::Tap) => (programs.peer, "pasta"),
+            (Self::Peer(_), Guest::Cable | Guest::Vm) => (programs.peer, "passt"),
+            (Self::Ours(_) | Self::KernelNat | Self::Relay, _) => (programs.ours, "passt-rs"),
+        };
+        let path = path.canonicalize().with_context(|| format!("no program {}", path.display()))?;
+        // passt looks at the name it was started by.
+        let named = lab.directory().join(name);
+        std::os::unix::fs::symlink(path, &named).context("give it its name")?;
+        let mut command = limited(lab.pod(), &named, Some(DESCRIPTOR_LIMIT));
+        command.args(["-f", "--no-map-gw", "-m", &mtu.to_string(), "-t", PORTS, "-u", PORTS]);
+        match guest {
+            Guest::Tap => {
+                command.args(["-I", "tap0", "--config-net", "--netns"]).arg(lab.guest().path());
+                if matches!(self, Self::Peer(_)) {
+                    // Another user may not enter the guest's namespace.
+                    command.args(["--runas", "0"]);
+                }
+            }
+            Guest::Cable | Guest::Vm => {
+                command.args(["--vhost-user", "-s"]).arg(plug::socket(lab));
+            }
+        }
+        lab.spawn(name, command)
+    }
 }
 
 impl Running {
-    fn wait_until_it_carries(&mut self) -> anyhow::Result<()> {
-        if let (Some(process), true) = (&mut self.process, self.outbound == IpAddr::V4(SERVER_V4)) {
-            let guest = self.lab.guest();
-            let mut ended = false;
-            wait_for(START_LIMIT, "an address and a route in the guest", || {
-                ended = process.has_ended();
-                ended || has_default_route(guest)
-            })?;
-            anyhow::ensure!(!ended, "it ended: {}", process.log().trim());
+    /// Runs a command of the traffic tool in the guest; its result.
+    pub(super) fn run_in_guest(&self, line: &str) -> anyhow::Result<Value> {
+        match &self.vm {
+            Some(vm) => plug::run_traffic(&mut *vm.try_borrow_mut()?, line),
+            None => drive::run(self.lab.guest(), line),
         }
-        if let Some(process) = &self.process {
-            self.resident_mib_at_start = Some(super::process::resident_mib(process.pid())?);
-        }
-        for (namespace, address) in [(self.lab.guest(), self.outbound), (self.lab.world(), self.inbound)] {
-            let port = Role::OneShot.port();
-            let mut last = Ok(serde_json::Value::Null);
+    }
+
+    pub(super) fn run_in_world(&self, line: &str) -> anyhow::Result<Value> {
+        drive::run(self.lab.world(), line)
+    }
+
+    /// Runs a shell command in the guest; what it printed.
+    pub(super) fn shell_in_vm(&self, line: &str, limit: Duration) -> anyhow::Result<String> {
+        let vm = self.vm.as_ref().context("the guest is not a VM")?;
+        vm.try_borrow_mut()?.succeed(line, limit)
+    }
+
+    fn wait_until_it_carries(&self) -> anyhow::Result<()> {
+        let try_from = |is_guest: bool, address: IpAddr| {
+            let at = SocketAddr::new(address, Role::OneShot.port());
+            let line = format!("crr --count 1 --connect {at}");
+            let mut last = Ok(Value::Null);
             let waited = wait_for(START_LIMIT, "a connection", || {
-                last = drive::run(namespace, &format!("crr --count 1 --connect {address}:{port}"));
+                last = if is_guest { self.run_in_guest(&line) } else { self.run_in_world(&line) };
                 last.is_ok()
             });
-            last.and(Ok(()))
-                .and(waited)
-                .with_context(|| format!("no connection to {address} gets through"))?;
-        }
-        Ok(())
+            last.and(Ok(())).and(waited).with_context(|| format!("no connection to {address} gets through"))
+        };
+        try_from(true, self.outbound)?;
+        try_from(false, self.inbound)
     }
+}
+
+fn knows_vhost_user(program: &Path) -> bool {
+    // passt writes its help to either, by version.
+    let output = Command::new(program).arg("--help").output();
+    let knows = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains("--vhost-user");
+    output.is_ok_and(|output| knows(&output.stdout) || knows(&output.stderr))
+}
+
+/// A translator on a tap gives the guest's kernel its addresses itself.
+fn wait_for_route(lab: &Lab, process: &mut Child) -> anyhow::Result<()> {
+    let mut ended = false;
+    wait_for(START_LIMIT, "an address and a route in the guest", || {
+        ended = process.has_ended();
+        ended || has_default_route(lab.guest())
+    })?;
+    anyhow::ensure!(!ended, "it ended: {}", process.log().trim());
+    Ok(())
 }
 
 fn has_default_route(namespace: &Namespace) -> bool {
@@ -175,20 +302,6 @@ fn start_relay(lab: &Lab) -> anyhow::Result<Child> {
     let mut relay = lab.spawn("relay", command)?;
     relay.wait_for_line(START_LIMIT, "ready")?;
     Ok(relay)
-}
-
-/// Starts passt-rs, or passt under the name that makes it use a tap.
-fn start_translator(lab: &Lab, path: &Path, name: &str, mtu: u32, more: &[&str]) -> anyhow::Result<Child> {
-    let path = path.canonicalize().with_context(|| format!("no program {}", path.display()))?;
-    // passt looks at the name it was started by.
-    let named = lab.directory().join(name);
-    std::os::unix::fs::symlink(path, &named).context("give it its name")?;
-    let mut command = limited(lab.pod(), &named, Some(DESCRIPTOR_LIMIT));
-    command.args(["-f", "-I", "tap0", "--config-net", "--no-map-gw"]);
-    command.args(["-m", &mtu.to_string(), "-t", PORTS, "-u", PORTS]);
-    command.arg("--netns").arg(lab.guest().path());
-    command.args(more);
-    lab.spawn(name, command)
 }
 
 /// A command in `namespace` with this limit of descriptors.

@@ -8,28 +8,27 @@ use std::process::Command;
 use serde_json::json;
 
 use super::contender::Contender;
-use super::table::{self, Cells, Line, Target};
+use super::table::{Cells, Line, Table, Target};
 use super::{Options, chart, machine};
 
 #[derive(Debug)]
 pub(super) struct Report<'a> {
     pub(super) options: &'a Options,
-    /// Kernel, relay, peer, ours.
-    pub(super) contenders: &'a [Contender; 4],
+    pub(super) tables: &'a [Table],
     pub(super) cells: &'a Cells,
 }
 
 impl Report<'_> {
     #[expect(clippy::print_stdout, reason = "the table is what was asked for")]
     pub(super) fn print(&self) {
-        println!("{}", self.table());
+        println!("{}", self.all_tables());
     }
 
     pub(super) fn write(&self) -> anyhow::Result<()> {
         let directory = &self.options.output;
         fs::create_dir_all(directory)?;
         fs::write(directory.join("performance.md"), self.page())?;
-        fs::write(directory.join("performance.svg"), chart::draw(self.contenders, self.cells))?;
+        fs::write(directory.join("performance.svg"), chart::draw(self.cells))?;
         fs::write(directory.join("performance.json"), format!("{:#}\n", self.samples()))?;
         Ok(())
     }
@@ -39,15 +38,22 @@ impl Report<'_> {
             "# Performance\n\n\
              Made by `{command}`; do not edit. Medians of {repetitions} runs of {seconds} s each. Every repetition\n\
              visits all contenders in turn, because timings of one machine drift by tens of percent; compare within\n\
-             a line only. Each contender has a lab of its own: the outside, a pod behind a veth, and a guest, which\n\
-             is the kernel's own TCP/IP on a tap (passt, passt-rs) or on a second veth (kernel NAT, plain relay).\n\n\
+             a line only. Each contender has a lab of its own: the outside, a pod behind a veth, and a guest.\n\n\
              Machine: {machine}. All programs share CUBIC and the kernel's default buffer sizes.\n\
              passt is {peer}.\n\n\
              ![TCP throughput and request rates of the four contenders](performance.svg)\n\n\
-             {table}\n\
+             {tables}\
+             ## Who is who\n\n\
+             - *passt*, *passt-rs*: the guest is the kernel's own TCP/IP on a tap of the translator's; that of the\n\
+               next two is on a second veth.\n\
              - *kernel NAT*: the pod's kernel forwards and translates, as KubeVirt's masquerade binding has it.\n\
              - *plain relay*: one thread reads up to 64 KiB from one socket and writes them to another; the guest\n\
                connects to the relay itself, so no frame is ever translated. The most a translator can hope for.\n\
+             - *vhost-user*: the guest is the kernel's own TCP/IP on a tap that a program connects to the translator's\n\
+               vhost-user socket, as a driver at native speed would: one hop and one copy more than on a tap.\n\
+             - *VM*: QEMU without hardware virtualisation; the guest, not the translator, is the slower end.\n\
+             - Resident memory is what the translator shares with nobody and what it has mapped of files: no pages of\n\
+               a guest.\n\
              - A translator may have 20 000 descriptors, as in a pod.\n\
              - \"CPU of the whole machine\" counts both ends of the traffic too, and whatever else ran.\n\n\
              All samples are in [performance.json](performance.json).\n",
@@ -56,32 +62,46 @@ impl Report<'_> {
             seconds = self.options.seconds,
             machine = machine::describe(),
             peer = self.peer_version(),
-            table = self.table(),
+            tables = self.all_tables(),
         )
     }
 
-    fn table(&self) -> String {
-        let [kernel, relay, peer, ours] = self.contenders;
-        let mut text = format!(
-            "| | {} | {} | {} | {} | of relay | of passt | target |\n|---|---:|---:|---:|---:|---:|---:|---|\n",
-            kernel.name(),
-            relay.name(),
-            peer.name(),
-            ours.name()
-        );
+    fn all_tables(&self) -> String {
         let mut notes = Notes::default();
-        for line in table::lines().into_iter().filter(|line| self.cells.has(line.probe)) {
+        let mut text = String::new();
+        for table in self.tables {
+            let _ = writeln!(text, "## {}\n", table.heading);
+            self.write_table(table, &mut text, &mut notes);
+            text.push('\n');
+        }
+        for (number, note) in notes.texts.iter().enumerate() {
+            let _ = writeln!(text, "{}. {note}", number + 1);
+        }
+        if !notes.texts.is_empty() {
+            text.push('\n');
+        }
+        text
+    }
+
+    fn write_table(&self, table: &Table, text: &mut String, notes: &mut Notes) {
+        let names = table.contenders.iter().map(|contender| contender.name().to_owned());
+        let ratios = table.references.iter().map(|reference| format!("of {}", reference.short_name()));
+        let headings: Vec<_> = names.chain(ratios).collect();
+        let _ = writeln!(text, "| | {} | target |", headings.join(" | "));
+        let _ = writeln!(text, "|---|{}---|", "---:|".repeat(headings.len()));
+        for line in &table.lines {
             let unit = if line.unit.is_empty() { String::new() } else { format!(", {}", line.unit) };
             let _ = write!(text, "| {}{unit} |", line.title);
-            for contender in self.contenders {
-                let _ = write!(text, " {} |", self.cell(&line, contender, &mut notes));
+            for &contender in table.contenders {
+                let _ = write!(text, " {} |", self.cell(line, contender, notes));
             }
             let median = |contender| self.cells.median(contender, line.probe, line.number);
-            for other in [relay, peer] {
-                let _ = write!(text, " {} |", ratio(median(ours), median(other)));
+            let ours = median(table.ours);
+            for &reference in table.references {
+                let _ = write!(text, " {} |", ratio(ours, median(reference)));
             }
             let verdict = |target: &Target| {
-                let mark = match target.is_met(median(ours), median(relay), median(peer)) {
+                let mark = match target.is_met(ours, median) {
                     Some(true) => "✓",
                     Some(false) => "✗",
                     None => "?",
@@ -91,14 +111,9 @@ impl Report<'_> {
             let targets: Vec<_> = line.targets.iter().map(verdict).collect();
             let _ = writeln!(text, " {} |", targets.join(", "));
         }
-        text.push('\n');
-        for (number, note) in notes.texts.iter().enumerate() {
-            let _ = writeln!(text, "{}. {note}", number + 1);
-        }
-        text
     }
 
-    fn cell(&self, line: &Line, contender: &Contender, notes: &mut Notes) -> String {
+    fn cell(&self, line: &Line, contender: Contender, notes: &mut Notes) -> String {
         let excuse = self.cells.excuse_of(contender, line.probe);
         let median = self.cells.median(contender, line.probe, line.number);
         match (median, excuse) {
@@ -134,10 +149,11 @@ impl Report<'_> {
 
     fn samples(&self) -> serde_json::Value {
         let mut cells = Vec::new();
-        for line in table::lines().into_iter().filter(|line| self.cells.has(line.probe)) {
-            for contender in self.contenders {
+        let rows = self.tables.iter().flat_map(|table| table.lines.iter().map(move |line| (table, line)));
+        for (table, line) in rows {
+            for &contender in table.contenders {
                 cells.push(json!({
-                    "row": line.probe.id(),
+                    "row": table.row(line.probe),
                     "number": line.number,
                     "unit": line.unit,
                     "contender": contender.name(),

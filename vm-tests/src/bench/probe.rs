@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::Value;
 
 use super::contender::{Contender, Running};
 use super::process;
-use crate::lab::{Child, Namespace};
+use crate::lab::Child;
 use crate::traffic::Role;
 use crate::traffic::drive::{self, number};
 
@@ -19,6 +19,12 @@ const REPORT_LIMIT: Duration = Duration::from_secs(90);
 
 /// How long connections are waited for.
 const OPENING_SECONDS: u32 = 20;
+
+/// Between the last connection's opening and silence.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// A translator's CPU time is too little to be seen in less.
+const IDLE_LEAST: Duration = Duration::from_secs(5);
 
 /// Added to the ports of the second server.
 const SECOND_SERVER: u16 = 100;
@@ -55,6 +61,11 @@ pub(super) enum Probe {
     Hold {
         count: usize,
     },
+    /// So many connections are open, and nothing happens on them.
+    Idle {
+        count: usize,
+    },
+    Ping,
 }
 
 /// Numbers by name, as the table asks for them.
@@ -69,13 +80,15 @@ impl Probe {
             | Self::UdpRr
             | Self::UdpStream { .. }
             | Self::Start
-            | Self::Hold { .. } => 1500,
+            | Self::Hold { .. }
+            | Self::Idle { .. }
+            | Self::Ping => 1500,
         }
     }
 
     /// Whether it needs a contender that has carried nothing before.
     pub(super) const fn wants_fresh_start(self) -> bool {
-        matches!(self, Self::Start | Self::Hold { .. })
+        matches!(self, Self::Start | Self::Hold { .. } | Self::Idle { .. })
     }
 
     pub(super) fn id(self) -> String {
@@ -93,15 +106,18 @@ impl Probe {
             }
             Self::Start => "start".to_owned(),
             Self::Hold { count } => format!("hold-{count}"),
+            Self::Idle { count } => format!("idle-{count}"),
+            Self::Ping => "ping".to_owned(),
         }
     }
 
     /// Why this contender cannot run this probe at all, if so.
-    pub(super) fn cannot(self, contender: &Contender) -> Option<&'static str> {
+    pub(super) fn cannot(self, contender: Contender) -> Option<&'static str> {
         match (self, contender) {
-            (Self::Start, Contender::KernelNat) => Some("no process"),
+            (Self::Start | Self::Idle { .. }, Contender::KernelNat) => Some("no process"),
             (Self::UdpRr | Self::UdpStream { .. }, Contender::Relay) => Some("relays TCP only"),
-            (Self::Hold { .. }, Contender::Relay) => {
+            (Self::Hold { .. } | Self::Idle { .. }, Contender::Relay)
+            | (Self::Idle { .. }, Contender::Peer(_)) => {
                 Some("two descriptors for each connection: so many do not fit in the limit")
             }
             (
@@ -111,7 +127,9 @@ impl Probe {
                 | Self::UdpRr
                 | Self::UdpStream { .. }
                 | Self::Start
-                | Self::Hold { .. },
+                | Self::Hold { .. }
+                | Self::Idle { .. }
+                | Self::Ping,
                 Contender::KernelNat | Contender::Relay | Contender::Peer(_) | Contender::Ours(_),
             ) => None,
         }
@@ -132,23 +150,28 @@ impl Probe {
                 Ok(Numbers::from([("resident_mib", mib)]))
             }
             Self::Hold { count } => hold(running, count, seconds),
+            Self::Idle { count } => idle(running, count, seconds),
+            Self::Ping => ping(running, seconds),
         }
     }
 }
 
 impl Running {
-    /// Who starts the traffic of this direction, and whom it speaks to.
-    fn ends(&self, direction: Direction) -> (&Namespace, IpAddr) {
+    /// Where whoever starts the traffic of this direction finds the other.
+    fn address(&self, direction: Direction) -> IpAddr {
         match direction {
-            Direction::Out => (self.lab.guest(), self.outbound),
-            Direction::In => (self.lab.world(), self.inbound),
+            Direction::Out => self.outbound,
+            Direction::In => self.inbound,
         }
     }
 
     fn run(&self, direction: Direction, command: &str, role: Role, more: &str) -> anyhow::Result<Value> {
-        let (namespace, address) = self.ends(direction);
-        let at = SocketAddr::new(address, role.port());
-        drive::run(namespace, &format!("{command} --connect {at} {more}"))
+        let at = SocketAddr::new(self.address(direction), role.port());
+        let line = format!("{command} --connect {at} {more}");
+        match direction {
+            Direction::Out => self.run_in_guest(&line),
+            Direction::In => self.run_in_world(&line),
+        }
     }
 }
 
@@ -197,8 +220,7 @@ fn udp_stream(
     gbit_offered: u32,
     seconds: f64,
 ) -> anyhow::Result<Numbers> {
-    let (_, address) = running.ends(direction);
-    let count_at = SocketAddr::new(address, Role::UdpCounters.port());
+    let count_at = SocketAddr::new(running.address(direction), Role::UdpCounters.port());
     let line = format!("--count-at {count_at} --rate {gbit_offered}G --size 1400 --seconds {seconds}");
     let result = running.run(direction, "udp-stream", Role::UdpSink, &line)?;
     Ok(Numbers::from([
@@ -222,18 +244,8 @@ fn hold(running: &Running, count: usize, seconds: f64) -> anyhow::Result<Numbers
     let pid = running.process.as_ref().map(Child::pid);
     let descriptors_before = pid.map(process::descriptors).transpose()?;
 
-    // A process may have fewer descriptors than connections are asked for: two clients, two servers.
-    let _second_server = drive::serve_shifted(lab, lab.world(), &lab.servers(), SECOND_SERVER)?;
-    let holder = |name, shift| {
-        let at = SocketAddr::new(running.outbound, Role::Echo.port() + shift);
-        let line = format!("hold --echo --count {} --seconds {OPENING_SECONDS} --connect {at}", count / 2);
-        drive::start(lab, guest, name, &line)
-    };
-    let mut holders = [holder("hold-1", 0)?, holder("hold-2", SECOND_SERVER)?];
-    let mut opened = Vec::new();
-    for holder in &mut holders {
-        opened.push(drive::result(holder, REPORT_LIMIT, "asked")?);
-    }
+    let mut crowd = Crowd::open(running, count)?;
+    let opened = crowd.wait_until_asked()?;
     let during = round(2)?;
     let each = |field| opened.iter().map(|result| number(result, field)).collect::<anyhow::Result<Vec<_>>>();
     let sum = |field| Ok::<f64, anyhow::Error>(each(field)?.iter().sum());
@@ -260,11 +272,7 @@ fn hold(running: &Running, count: usize, seconds: f64) -> anyhow::Result<Numbers
     }
     let after =
         pid.map(|pid| anyhow::Ok((process::descriptors(pid)?, process::resident_mib(pid)?))).transpose()?;
-    let mut held = 0.0;
-    for holder in &mut holders {
-        holder.close_stdin();
-        held += number(&drive::result(holder, REPORT_LIMIT, "hold-end")?, "held")?;
-    }
+    let held = crowd.close()?;
     numbers.insert("held", held);
     if let (Some((descriptors, resident_mib)), Some(before)) = (after, descriptors_before) {
         numbers.insert("resident_mib", resident_mib);
@@ -275,4 +283,67 @@ fn hold(running: &Running, count: usize, seconds: f64) -> anyhow::Result<Numbers
         }
     }
     Ok(numbers)
+}
+
+/// CPU time of a translator whose guest has so many connections and says nothing.
+fn idle(running: &Running, count: usize, seconds: f64) -> anyhow::Result<Numbers> {
+    let pid = running.process.as_ref().map(Child::pid).context("it has no process")?;
+    let mut crowd = Crowd::open(running, count)?;
+    crowd.wait_until_asked()?;
+    // What opening left to be done, such as acknowledgements that were put off.
+    std::thread::sleep(SETTLING);
+    let (start, before) = (Instant::now(), process::cpu_seconds(pid)?);
+    std::thread::sleep(Duration::from_secs_f64(seconds).max(IDLE_LEAST));
+    let share = (process::cpu_seconds(pid)? - before) / start.elapsed().as_secs_f64();
+    Ok(Numbers::from([("held", crowd.close()?), ("percent_of_a_core", share * 100.0)]))
+}
+
+fn ping(running: &Running, seconds: f64) -> anyhow::Result<Numbers> {
+    // -A: the next as soon as the last one is answered.
+    let line = format!("ping -A -w {} {}", seconds.ceil(), running.outbound);
+    let text = running.shell_in_vm(&line, REPORT_LIMIT)?;
+    let times = text.lines().filter_map(|line| line.split_once("time=")?.1.split_once(" ms"));
+    let mut us: Vec<f64> = times.filter_map(|(ms, _)| ms.parse::<f64>().ok()).map(|ms| ms * 1000.0).collect();
+    us.sort_unstable_by(f64::total_cmp);
+    let p50 = us.get(us.len() / 2).with_context(|| format!("no answer: {text}"))?;
+    Ok(Numbers::from([("p50_us", *p50)]))
+}
+
+/// Open connections from the guest to the world's echo servers.
+///
+/// A process may have fewer descriptors than connections are asked for: two clients, two servers.
+struct Crowd {
+    holders: [Child; 2],
+    _second_server: Child,
+}
+
+impl Crowd {
+    /// Asks for so many.
+    fn open(running: &Running, count: usize) -> anyhow::Result<Self> {
+        let lab = &running.lab;
+        let second_server = drive::serve_shifted(lab, lab.world(), &lab.servers(), SECOND_SERVER)?;
+        let holder = |name, shift| {
+            let at = SocketAddr::new(running.outbound, Role::Echo.port() + shift);
+            let line =
+                format!("hold --echo --count {} --seconds {OPENING_SECONDS} --connect {at}", count / 2);
+            drive::start(lab, lab.guest(), name, &line)
+        };
+        let holders = [holder("hold-1", 0)?, holder("hold-2", SECOND_SERVER)?];
+        Ok(Self { holders, _second_server: second_server })
+    }
+
+    /// What became of them, by client.
+    fn wait_until_asked(&mut self) -> anyhow::Result<Vec<Value>> {
+        self.holders.iter_mut().map(|holder| drive::result(holder, REPORT_LIMIT, "asked")).collect()
+    }
+
+    /// Ends them; how many were still open.
+    fn close(&mut self) -> anyhow::Result<f64> {
+        let mut held = 0.0;
+        for holder in &mut self.holders {
+            holder.close_stdin();
+            held += number(&drive::result(holder, REPORT_LIMIT, "hold-end")?, "held")?;
+        }
+        Ok(held)
+    }
 }

@@ -4,14 +4,17 @@ use std::fs;
 
 use anyhow::Context as _;
 
-/// CPU seconds a process has used, all threads, in user and kernel mode.
+/// CPU seconds the threads of a process have used, in user and kernel mode, as the scheduler counts them: finer than the
+/// clock ticks of `stat`. No contender's threads end before it does.
 pub(super) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read its CPU time")?;
-    // The name, in parentheses, may contain anything; utime and stime are fields 14 and 15, the state is field 3.
-    let (_, fields) = stat.rsplit_once(')').context("a name in its status")?;
-    let ticks: u64 =
-        fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
-    Ok(seconds(ticks))
+    let mut nanoseconds = 0.0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).context("read its threads")? {
+        let path = thread.context("read its threads")?.path().join("schedstat");
+        let text = fs::read_to_string(path).context("read its CPU time")?;
+        let used: f64 = text.split_whitespace().next().unwrap_or_default().parse().context("its CPU time")?;
+        nanoseconds += used;
+    }
+    Ok(nanoseconds / 1e9)
 }
 
 /// CPU seconds everything on the machine has used.
@@ -25,11 +28,15 @@ pub(super) fn machine_cpu_seconds() -> anyhow::Result<f64> {
     Ok(seconds(busy.sum()))
 }
 
-/// Memory in use, in MiB.
+/// Memory in use, in MiB, but for what it shares: a guest's pages are not the translator's.
 pub(super) fn resident_mib(pid: u32) -> anyhow::Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read its memory")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("its resident memory")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse().context("its resident memory")?;
+    let mut kib = 0.0;
+    for name in ["RssAnon:", "RssFile:"] {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("its resident memory")?;
+        let part: f64 = line.trim().trim_end_matches(" kB").parse().context("its resident memory")?;
+        kib += part;
+    }
     Ok(kib / 1024.0)
 }
 

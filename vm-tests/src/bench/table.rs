@@ -1,35 +1,36 @@
 //! What the numbers are compared by: the lines of the table, medians, ratios, and the targets they must meet.
 //! It must never measure.
 
+mod vhost_user;
+
 use std::collections::BTreeMap;
 
-use super::contender::Contender;
+use super::contender::{Contender, Guest};
 use super::probe::{Direction, Numbers, Probe};
 
 /// Every sample of every cell, and why cells are empty.
 #[derive(Debug, Default)]
 pub(super) struct Cells {
-    samples: BTreeMap<(&'static str, Probe, &'static str), Vec<f64>>,
-    /// By contender and probe.
-    excuses: BTreeMap<(&'static str, Probe), String>,
+    samples: BTreeMap<(Contender, Probe, &'static str), Vec<f64>>,
+    excuses: BTreeMap<(Contender, Probe), String>,
 }
 
 impl Cells {
-    pub(super) fn add(&mut self, contender: &Contender, probe: Probe, numbers: &Numbers) {
+    pub(super) fn add(&mut self, contender: Contender, probe: Probe, numbers: &Numbers) {
         for (&number, &value) in numbers {
-            self.samples.entry((contender.name(), probe, number)).or_default().push(value);
+            self.samples.entry((contender, probe, number)).or_default().push(value);
         }
     }
 
-    pub(super) fn excuse(&mut self, contender: &Contender, probe: Probe, reason: &str) {
-        self.excuses.insert((contender.name(), probe), reason.to_owned());
+    pub(super) fn excuse(&mut self, contender: Contender, probe: Probe, reason: &str) {
+        self.excuses.insert((contender, probe), reason.to_owned());
     }
 
-    pub(super) fn samples(&self, contender: &Contender, probe: Probe, number: &'static str) -> &[f64] {
-        self.samples.get(&(contender.name(), probe, number)).map_or(&[], Vec::as_slice)
+    pub(super) fn samples(&self, contender: Contender, probe: Probe, number: &'static str) -> &[f64] {
+        self.samples.get(&(contender, probe, number)).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn median(&self, contender: &Contender, probe: Probe, number: &'static str) -> Option<f64> {
+    pub(super) fn median(&self, contender: Contender, probe: Probe, number: &'static str) -> Option<f64> {
         let mut samples = self.samples(contender, probe, number).to_vec();
         samples.sort_unstable_by(f64::total_cmp);
         let upper = samples.get(samples.len() / 2)?;
@@ -38,13 +39,8 @@ impl Cells {
     }
 
     /// Why there is no number, or that some repetitions failed.
-    pub(super) fn excuse_of(&self, contender: &Contender, probe: Probe) -> Option<&str> {
-        self.excuses.get(&(contender.name(), probe)).map(String::as_str)
-    }
-
-    pub(super) fn has(&self, probe: Probe) -> bool {
-        self.samples.keys().any(|(_, measured, _)| *measured == probe)
-            || self.excuses.keys().any(|(_, measured)| *measured == probe)
+    pub(super) fn excuse_of(&self, contender: Contender, probe: Probe) -> Option<&str> {
+        self.excuses.get(&(contender, probe)).map(String::as_str)
     }
 }
 
@@ -53,13 +49,11 @@ impl Cells {
 pub(super) enum Target {
     Least(f64),
     Most(f64),
-    /// Times the relay's number.
-    LeastOfRelay(f64),
-    /// Times passt's number.
-    LeastOfPeer(f64),
-    MostOfPeer(f64),
-    /// Times passt's number, or this number: where passt does all there is to do, nobody can do more.
-    LeastOfPeerOr(f64, f64),
+    /// Times this contender's number.
+    LeastOf(Contender, f64),
+    MostOf(Contender, f64),
+    /// Times this contender's number, or the last number: where another does all there is to do, nobody can do more.
+    LeastOfOr(Contender, f64, f64),
 }
 
 impl Target {
@@ -67,24 +61,26 @@ impl Target {
         match self {
             Self::Least(limit) => format!("≥ {limit}"),
             Self::Most(limit) => format!("≤ {limit}"),
-            Self::LeastOfRelay(times) => format!("≥ {times} × relay"),
-            Self::LeastOfPeer(times) => format!("≥ {times} × passt"),
-            Self::MostOfPeer(times) => format!("≤ {times} × passt"),
-            Self::LeastOfPeerOr(times, all) => format!("≥ {times} × passt or {all}"),
+            Self::LeastOf(other, times) => format!("≥ {times} × {}", other.short_name()),
+            Self::MostOf(other, times) => format!("≤ {times} × {}", other.short_name()),
+            Self::LeastOfOr(other, times, all) => format!("≥ {times} × {} or {all}", other.short_name()),
         }
     }
 
     /// Whether it is met; unknown while a number is missing.
-    pub(super) fn is_met(self, ours: Option<f64>, relay: Option<f64>, peer: Option<f64>) -> Option<bool> {
+    pub(super) fn is_met(
+        self,
+        ours: Option<f64>,
+        number_of: impl Fn(Contender) -> Option<f64>,
+    ) -> Option<bool> {
         let ours = ours?;
         Some(match self {
             Self::Least(limit) => ours >= limit,
             Self::Most(limit) => ours <= limit,
-            Self::LeastOfRelay(times) => ours >= times * relay?,
-            Self::LeastOfPeer(times) => ours >= times * peer?,
-            Self::MostOfPeer(times) => ours <= times * peer?,
-            Self::LeastOfPeerOr(_, all) if ours >= all => true,
-            Self::LeastOfPeerOr(times, _) => ours >= times * peer?,
+            Self::LeastOf(other, times) => ours >= times * number_of(other)?,
+            Self::MostOf(other, times) => ours <= times * number_of(other)?,
+            Self::LeastOfOr(_, _, all) if ours >= all => true,
+            Self::LeastOfOr(other, times, _) => ours >= times * number_of(other)?,
         })
     }
 }
@@ -111,13 +107,57 @@ impl Line {
     }
 }
 
-/// The table, top to bottom.
-pub(super) fn lines() -> Vec<Line> {
+/// Lines that compare the same contenders.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) heading: &'static str,
+    /// Begins the names of its rows.
+    prefix: &'static str,
+    /// Left to right.
+    pub(super) contenders: &'static [Contender],
+    /// Who is judged.
+    pub(super) ours: Contender,
+    /// Whom its numbers are divided by, left to right.
+    pub(super) references: &'static [Contender],
+    pub(super) lines: Vec<Line>,
+}
+
+impl Table {
+    /// A row's name, which `--rows` looks into. Several lines may show one row.
+    pub(super) fn row(&self, probe: Probe) -> String {
+        format!("{}{}", self.prefix, probe.id())
+    }
+
+    /// Drops the lines whose row's name does not contain `text`.
+    pub(super) fn keep_rows(&mut self, text: &str) {
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.retain(|line| self.row(line.probe).contains(text));
+        self.lines = lines;
+    }
+}
+
+/// passt and passt-rs on a tap.
+const PEER: Contender = Contender::Peer(Guest::Tap);
+pub(super) const TAP: Contender = Contender::Ours(Guest::Tap);
+
+/// Who is drawn, and in the first table.
+pub(super) const ON_A_TAP: [Contender; 4] = [Contender::KernelNat, Contender::Relay, PEER, TAP];
+
+/// All tables, top to bottom.
+pub(super) fn tables() -> Vec<Table> {
     let mut lines = stream_lines();
     lines.extend(exchange_lines());
     lines.extend(crowd_lines());
     lines.extend(cost_lines());
-    lines
+    let on_a_tap = Table {
+        heading: "A kernel on a tap as the guest",
+        prefix: "",
+        contenders: &ON_A_TAP,
+        ours: TAP,
+        references: &[Contender::Relay, PEER],
+        lines,
+    };
+    vec![on_a_tap, vhost_user::native(), vhost_user::emulated()]
 }
 
 fn stream_lines() -> Vec<Line> {
@@ -127,9 +167,9 @@ fn stream_lines() -> Vec<Line> {
             for direction in [Direction::Out, Direction::In] {
                 let title = format!("TCP stream, {}, MTU {mtu}, {}", way(direction), count(flows));
                 let targets = match (mtu, flows) {
-                    (1500, 1) => vec![Target::LeastOfRelay(0.75), Target::LeastOfPeer(10.0)],
+                    (1500, 1) => vec![Target::LeastOf(Contender::Relay, 0.75), Target::LeastOf(PEER, 10.0)],
                     (1500, _) => vec![],
-                    _ => vec![Target::LeastOfRelay(0.70), Target::LeastOfPeer(1.2)],
+                    _ => vec![Target::LeastOf(Contender::Relay, 0.70), Target::LeastOf(PEER, 1.2)],
                 };
                 let probe = Probe::Stream { direction, mtu, flows };
                 lines.push(Line::new(probe, "gbit_per_second", title, "Gbit/s").wants(targets));
@@ -141,10 +181,10 @@ fn stream_lines() -> Vec<Line> {
 
 fn exchange_lines() -> Vec<Line> {
     let mut lines = vec![
-        Line::new(Probe::Rr, "p50_us", "TCP request/response, p50", "µs").wants([Target::MostOfPeer(1.0)]),
+        Line::new(Probe::Rr, "p50_us", "TCP request/response, p50", "µs").wants([Target::MostOf(PEER, 1.0)]),
         Line::new(Probe::Rr, "p99_us", "TCP request/response, p99", "µs"),
         Line::new(Probe::Crr { flows: 1 }, "per_second", "TCP connect/request/response/close", "1/s")
-            .wants([Target::LeastOfPeer(1.2)]),
+            .wants([Target::LeastOf(PEER, 1.2)]),
         Line::new(Probe::Crr { flows: 8 }, "per_second", "the same by 8 clients at once", "1/s"),
         Line::new(Probe::UdpRr, "p50_us", "UDP request/response, p50", "µs"),
         Line::new(Probe::UdpRr, "p99_us", "UDP request/response, p99", "µs"),
@@ -154,7 +194,7 @@ fn exchange_lines() -> Vec<Line> {
             let way = way(direction);
             let title = format!("UDP stream, {way}, 1400 bytes, {gbit_offered} Gbit/s offered: delivered");
             let probe = Probe::UdpStream { direction, gbit_offered };
-            let target = Target::LeastOfPeerOr(1.5, 0.99 * f64::from(gbit_offered));
+            let target = Target::LeastOfOr(PEER, 1.5, 0.99 * f64::from(gbit_offered));
             lines.push(Line::new(probe, "delivered_gbit_per_second", title, "Gbit/s").wants([target]));
         }
     }
@@ -216,23 +256,38 @@ fn count(flows: usize) -> String {
 mod tests {
     use super::super::contender::Contender;
     use super::super::probe::{Numbers, Probe};
-    use super::{Cells, Target};
+    use super::{Cells, PEER, Target, tables};
 
     #[test]
     fn median_of_an_even_number_is_between_the_middle_ones() {
         let mut cells = Cells::default();
         for value in [9.0, 1.0, 3.0, 2.0] {
-            cells.add(&Contender::Relay, Probe::Rr, &Numbers::from([("p50_us", value)]));
+            cells.add(Contender::Relay, Probe::Rr, &Numbers::from([("p50_us", value)]));
         }
-        assert_eq!(cells.median(&Contender::Relay, Probe::Rr, "p50_us"), Some(2.5));
-        assert_eq!(cells.median(&Contender::KernelNat, Probe::Rr, "p50_us"), None);
+        assert_eq!(cells.median(Contender::Relay, Probe::Rr, "p50_us"), Some(2.5));
+        assert_eq!(cells.median(Contender::KernelNat, Probe::Rr, "p50_us"), None);
     }
 
     #[test]
     fn target_without_a_number_is_neither_met_nor_missed() {
-        assert_eq!(Target::LeastOfRelay(0.75).is_met(Some(20.0), Some(25.0), None), Some(true));
-        assert_eq!(Target::LeastOfRelay(0.75).is_met(Some(18.0), Some(25.0), None), Some(false));
-        assert_eq!(Target::MostOfPeer(1.0).is_met(Some(18.0), Some(25.0), None), None);
-        assert_eq!(Target::Most(8.0).is_met(None, None, None), None);
+        let number_of = |contender| (contender == Contender::Relay).then_some(25.0);
+        let is_met = |target: Target, ours| target.is_met(ours, number_of);
+        assert_eq!(is_met(Target::LeastOf(Contender::Relay, 0.75), Some(20.0)), Some(true));
+        assert_eq!(is_met(Target::LeastOf(Contender::Relay, 0.75), Some(18.0)), Some(false));
+        assert_eq!(is_met(Target::MostOf(PEER, 1.0), Some(18.0)), None);
+        assert_eq!(is_met(Target::LeastOfOr(PEER, 1.5, 17.0), Some(18.0)), Some(true));
+        assert_eq!(is_met(Target::Most(8.0), None), None);
+    }
+
+    #[test]
+    fn rows_are_kept_by_their_tables_prefix() {
+        let kept: Vec<_> = tables()
+            .into_iter()
+            .map(|mut table| {
+                table.keep_rows("vhost");
+                !table.lines.is_empty()
+            })
+            .collect();
+        assert_eq!(kept, [false, true, true]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
@@ -74,6 +75,37 @@ impl Image {
         Ok(Self { kernel, initramfs })
     }
 
+    /// The same with a program of this machine as `/bin/NAME`, and the libraries this machine would run it with; the
+    /// larger file goes to `directory`.
+    pub fn with_program(&self, name: &str, program: &Path, directory: &Path) -> anyhow::Result<Self> {
+        // The kernel unpacks archives one after another.
+        let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+        let mut bytes = read(&self.initramfs)?;
+        let folder = format!("programs/{name}");
+        let mut archive = Archive::default();
+        archive.directory("programs");
+        archive.directory(&folder);
+        archive.file(&format!("{folder}/{name}"), &read(program)?, 0o755);
+        let mut loader = None;
+        for library in linked_libraries(program)? {
+            let file_name = library.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            archive.file(&format!("{folder}/{file_name}"), &read(&library)?, 0o755);
+            if file_name.starts_with("ld-") {
+                loader = Some(file_name);
+            }
+        }
+        let start = match loader {
+            Some(loader) => format!("/{folder}/{loader} --library-path /{folder} /{folder}/{name}"),
+            None => format!("/{folder}/{name}"),
+        };
+        archive.file(&format!("bin/{name}"), format!("#!/bin/sh\nexec {start} \"$@\"\n").as_bytes(), 0o755);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(archive.finish());
+        let initramfs = directory.join("initramfs.cpio");
+        store(&initramfs, &bytes)?;
+        Ok(Self { kernel: self.kernel.clone(), initramfs })
+    }
+
     pub(crate) fn kernel(&self) -> &Path {
         &self.kernel
     }
@@ -107,6 +139,15 @@ fn archive(unpacked: &Path) -> anyhow::Result<Vec<u8>> {
     }
     archive.file("modules/order", order.as_bytes(), 0o644);
     Ok(archive.finish())
+}
+
+/// The loader and the libraries of a program, as this machine's loader finds them. None for a static one.
+fn linked_libraries(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output().context("run ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)` for the loader.
+    let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    Ok(paths.map(PathBuf::from).collect())
 }
 
 /// Newer releases keep everything below /usr.
