@@ -68,6 +68,13 @@ pub struct Backend {
     pub socket: PathBuf,
 }
 
+impl Backend {
+    /// Its socket, and what it writes beside that while it runs.
+    fn owns(&self, path: &Path) -> bool {
+        path.as_os_str().as_encoded_bytes().starts_with(self.socket.as_os_str().as_encoded_bytes())
+    }
+}
+
 impl<'lab> Libvirt<'lab> {
     /// Starts libvirtd in the lab's pod. The program it finds as `passt` is `translator`.
     pub fn start(lab: &'lab Lab, translator: &Path, image: &Image) -> anyhow::Result<Self> {
@@ -164,7 +171,7 @@ impl<'lab> Libvirt<'lab> {
         let left = || {
             let processes = self.processes().into_iter().filter(|(pid, _)| Some(*pid) != allowed);
             let files = self.files().into_iter().filter(|path| !self.at_first.contains(path));
-            let files = files.filter(|path| staying.is_none_or(|backend| backend.socket != *path));
+            let files = files.filter(|path| !staying.is_some_and(|backend| backend.owns(path)));
             processes
                 .map(|(pid, name)| format!("process {pid} ({name})"))
                 .chain(files.map(|path| path.display().to_string()))

@@ -258,6 +258,6 @@ impl VhostUser {
         let chains = usize::from(queue.ring.waiting().unwrap_or(0)) + usize::from(queue.supply.chains());
         let each = queue.supply.first().map_or(1, |chain| chain.len.max(1));
         let of_frame = if mergeable { (before + len).div_ceil(each) } else { 1 };
-        (chains / of_frame).clamp(1, most)
+        (chains / of_frame).max(1).min(most)
     }
 }
