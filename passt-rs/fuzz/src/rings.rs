@@ -489,12 +489,12 @@ impl Driver {
                 let bits = descriptor(at, len << (input.byte() % 16), input.half() % 8, input.half() % 20);
                 self.put(index * PAGE + 16 * number, &bits);
             }
-            18 if input.byte() % 4 == 0 => {
+            18 if input.byte().is_multiple_of(4) => {
                 self.conduct = Conduct::Breaks;
                 let at = usize::from(input.half()) % (2 * PAGE);
                 self.put(at, &input.array::<2>());
             }
-            _ => self.take_region_away(input.byte() % 4 == 0),
+            _ => self.take_region_away(input.byte().is_multiple_of(4)),
         }
     }
 
