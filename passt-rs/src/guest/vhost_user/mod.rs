@@ -25,6 +25,9 @@ mod session;
 mod supply;
 mod to_guest;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::io;
 use std::io::IoSlice;
