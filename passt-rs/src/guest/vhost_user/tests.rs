@@ -4,6 +4,12 @@
 //! its front end, reads and writes the same file by offset.
 
 mod chains;
+mod device;
+mod inflight;
+mod memory;
+mod rig;
+mod transport;
+mod used;
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -13,11 +19,16 @@ use rustix::fs::MemfdFlags;
 
 use super::memory::{Memory, Region};
 use super::ring::{Addresses, Ring};
+use super::{Guest, Link};
+use crate::wire::{Checksum, Offload, Segmentation};
 
 /// Guest address of the first region.
 const GUEST: u64 = 0x4000_0000;
 /// What the front end calls the file's first byte.
 const USER: u64 = 0x7f12_0000_0000;
+
+const NO_OFFLOAD: Offload =
+    Offload { checksum: Checksum::Complete, segmentation: Segmentation::None, header_len: 0 };
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -41,6 +52,10 @@ impl Ram {
         let mut bytes = vec![0; len];
         self.0.read_exact_at(&mut bytes, at).unwrap();
         bytes
+    }
+
+    fn len(&self) -> usize {
+        usize::try_from(self.0.metadata().unwrap().len()).unwrap()
     }
 
     fn half(&self, at: u64) -> u16 {
@@ -146,7 +161,7 @@ impl Layout {
 
 /// A region whose user addresses are those of the file.
 fn region(guest: u64, offset: u64, len: u64) -> Region {
-    Region { guest, user: USER + offset, len, offset }
+    Region { guest, user: USER.wrapping_add(offset), len, offset }
 }
 
 fn memory(ram: &Ram, regions: &[Region]) -> Memory {

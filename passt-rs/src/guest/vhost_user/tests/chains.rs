@@ -38,10 +38,12 @@ fn offset(guest: u64) -> u64 {
     region.unwrap().offset + guest % LEN
 }
 
-fn write(ram: &Ram, mut at: u64, bytes: &[u8]) {
-    for byte in bytes {
-        ram.write(offset(at), &[*byte]);
-        at += 1;
+/// Writes what of `bytes` lies in memory.
+fn write(ram: &Ram, at: u64, bytes: &[u8]) {
+    for (at, word) in (at..).step_by(4).zip(bytes.chunks(4)) {
+        if at < FAR + LEN - 3 {
+            ram.write(offset(at), word);
+        }
     }
 }
 
@@ -236,7 +238,7 @@ struct Case {
 /// Where an indirect table may be: anywhere, across a border, or across the end of memory.
 fn table() -> impl Strategy<Value = u64> {
     prop_oneof![
-        6 => (0u64..8).prop_map(|at| FAR + 0x100 * at + at % 2),
+        6 => (0u64..8).prop_map(|at| FAR + 0x101 * at),
         1 => Just(BORDER - 32),
         1 => Just(BORDER - 24),
         1 => Just(FAR + LEN - 32),
@@ -301,12 +303,7 @@ fn chains_are_followed_as_virtio_queue_does_and_others_are_refused() {
     let run = |case: Case| {
         for (at, entries) in &case.tables {
             let bytes: Vec<u8> = entries.iter().flat_map(Entry::bytes).collect();
-            let there = if *at < FAR {
-                bytes.len()
-            } else {
-                bytes.len().min(usize::try_from(FAR + LEN - at).unwrap())
-            };
-            write(&both.ram, *at, &bytes[..there]);
+            write(&both.ram, *at, &bytes);
         }
         for (number, entry) in (0..).zip(&case.entries) {
             both.layout.describe(&both.ram, number, *entry);
@@ -320,7 +317,8 @@ fn chains_are_followed_as_virtio_queue_does_and_others_are_refused() {
         });
         Ok(())
     };
-    TestRunner::new(Config::with_cases(1500)).run(&case(), run).unwrap();
+    let config = Config { cases: 600, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config).run(&case(), run).unwrap();
     let seen = seen.into_inner();
     for what in [
         "a chain",
@@ -330,7 +328,6 @@ fn chains_are_followed_as_virtio_queue_does_and_others_are_refused() {
         "outside memory",
         "INDIRECT was not negotiated",
         "NEXT beside INDIRECT",
-        "an entry in two regions",
         "the index jumped",
         "no such head",
     ] {
@@ -391,6 +388,22 @@ fn malformed_chains_are_refused_one_by_one() {
         ),
     ] {
         assert_eq!(follows(&entries, &inside), good, "{name}");
+    }
+}
+
+/// Regions that lie side by side are one for a table, but not for one entry of it.
+#[test]
+fn a_table_may_be_in_two_regions_and_an_entry_may_not() {
+    let both = Both::new();
+    let table = |guest, flags| Entry { guest, len: 48, flags, next: 0 };
+    for (before, outcome) in [(32, "a chain"), (24, "an entry in two regions")] {
+        let more = |next| Entry { flags: NEXT, next, ..BUFFER };
+        let bytes: Vec<u8> = [more(1), more(2), BUFFER].iter().flat_map(Entry::bytes).collect();
+        write(&both.ram, BORDER - before, &bytes);
+        both.layout.describe(&both.ram, 0, table(BORDER - before, INDIRECT));
+        both.layout.offer(&both.ram, 0, 0);
+        both.layout.set_available(&both.ram, 1);
+        both.drain(0, Direction::FromDriver, true, |what| assert_eq!(what, outcome));
     }
 }
 
