@@ -2,7 +2,6 @@
 //! it does not, we refuse.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -149,13 +148,10 @@ impl Both {
         let mut parts = Vec::new();
         for entry in entries {
             let (start, end) = (entry.addr().0, entry.addr().0 + u64::from(entry.len()));
-            let cuts = if start < BORDER && end > BORDER {
-                vec![start..BORDER, BORDER..end]
-            } else {
-                vec![start..end]
-            };
-            let whole = |cut: &Range<u64>| (cut.start, u32::try_from(cut.end - cut.start).unwrap());
-            parts.extend(cuts.iter().map(whole).filter(|(_, len)| *len > 0));
+            let cut = BORDER.clamp(start, end);
+            let cuts =
+                [(start, cut), (cut, end)].map(|(start, end)| (start, u32::try_from(end - start).unwrap()));
+            parts.extend(cuts.into_iter().filter(|(_, len)| *len > 0));
         }
         parts
     }

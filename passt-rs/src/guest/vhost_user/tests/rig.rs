@@ -257,9 +257,8 @@ impl Rig {
             RecvFlags::CMSG_CLOEXEC,
         );
         assert_eq!(received.map(|received| received.bytes), Ok(12), "no answer to request {request}");
-        let fds = control.drain().filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
+        let fds = control.drain().filter_map(|message| {
+            if let RecvAncillaryMessage::ScmRights(fds) = message { Some(fds) } else { None }
         });
         let fd = fds.flatten().next();
         assert_eq!(header[..4], request.to_ne_bytes());
