@@ -336,10 +336,15 @@ impl VhostUserBackendReqHandlerMut for Device {
         let addresses = Addresses { descriptors, available, used, log };
         let Some(queue) = self.queues.get_mut(index as usize) else { return Err(Error::InvalidParam) };
         queue.addresses = Some(addresses);
+        let was_placed = queue.ring.is_placed();
         if !queue.ring.place(&self.memory, &addresses) {
             return Err(refused(format_args!(
                 "ring {index} is outside the guest's memory, or has no length yet"
             )));
+        }
+        if !was_placed && queue.kick.is_some() {
+            // It started before there was anything to read.
+            queue.ring.start();
         }
         Ok(())
     }

@@ -27,6 +27,9 @@ mod supply;
 mod to_guest;
 mod vanished;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::io;
 use std::io::IoSlice;
