@@ -159,8 +159,13 @@ pub trait Guest {
     /// Registers the transport's descriptors, level triggered, under `token`. Called once.
     fn attach(&mut self, epoll: BorrowedFd<'_>, token: u64) -> io::Result<()>;
 
-    /// Handles readiness; afterwards frames may be received and room may be there again.
-    fn on_event(&mut self);
+    /// Handles readiness; afterwards frames may be received. `true`: room may be there again, too.
+    fn on_event(&mut self) -> bool;
+
+    /// Whether [`Self::on_event`] tells of room each time some was lacking. Others are asked again after each turn.
+    fn tells_of_room(&self) -> bool {
+        false
+    }
 
     /// What became of the cable since the last call. Asked after every batch of work.
     fn take_link(&mut self) -> Link;

@@ -198,9 +198,10 @@ impl Guest for Stream {
         Ok(())
     }
 
-    fn on_event(&mut self) {
+    fn on_event(&mut self) -> bool {
         self.flush();
         self.accept();
+        true
     }
 
     fn take_link(&mut self) -> Link {

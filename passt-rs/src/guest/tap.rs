@@ -128,7 +128,9 @@ impl Guest for Tap {
         Ok(())
     }
 
-    fn on_event(&mut self) {}
+    fn on_event(&mut self) -> bool {
+        true
+    }
 
     fn take_link(&mut self) -> Link {
         std::mem::replace(&mut self.link, Link::Unchanged)

@@ -54,25 +54,28 @@ pub(super) fn peek(
     before: Option<&mut [u8]>,
     pieces: &[PieceMut<'_>],
 ) -> Result<usize, Errno> {
-    let mut all = [const { PieceMut::EMPTY.as_iovec() }; PEEK_MAX + 1];
     let mut header = empty_header();
-    match before {
+    let Some(before) = before else {
         // `PieceMut` has the layout of an iovec, and the kernel does not write those.
-        None => (header.msg_iov, header.msg_iovlen) = (pieces.as_ptr().cast_mut().cast(), pieces.len() as _),
-        Some(before) => {
-            let before = PieceMut::new(before);
-            let sources = std::iter::once(&before).chain(pieces);
-            for (place, source) in all.iter_mut().zip(sources) {
-                *place = source.as_iovec();
-            }
-            header.msg_iov = all.as_mut_ptr();
-            header.msg_iovlen = (pieces.len() + 1).min(all.len()) as _;
-        }
+        (header.msg_iov, header.msg_iovlen) = (pieces.as_ptr().cast_mut().cast(), pieces.len() as _);
+        return receive(fd, &mut header);
+    };
+    let mut all = [const { PieceMut::EMPTY.as_iovec() }; PEEK_MAX + 1];
+    let before = PieceMut::new(before);
+    for (place, source) in all.iter_mut().zip(std::iter::once(&before).chain(pieces)) {
+        *place = source.as_iovec();
     }
+    header.msg_iov = all.as_mut_ptr();
+    header.msg_iovlen = (pieces.len() + 1).min(all.len()) as _;
+    receive(fd, &mut header)
+}
+
+/// Peeks into the pieces of `header`, which the caller borrows for as long.
+fn receive(fd: BorrowedFd<'_>, header: &mut libc::msghdr) -> Result<usize, Errno> {
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    // SAFETY: recvmsg reads the iovecs and writes the memory they name, which both outlive the call: `before` is
+    // SAFETY: recvmsg reads the iovecs and writes the memory they name, which both outlive the call: what lies before is
     // borrowed mutably, and a `PieceMut` is writable for as long as it lives.
-    let result = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) };
+    let result = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut *header, flags) };
     usize::try_from(result).map_err(|_| last_error())
 }
 

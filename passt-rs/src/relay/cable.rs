@@ -46,7 +46,9 @@ impl<G: Guest> Cable<G> {
         let received = self.guest.receive()?;
         self.counters.from_guest_frames += 1;
         self.counters.from_guest_bytes += received.place.len() as u64;
-        if let Some(capture) = &mut self.capture {
+        if let Some(capture) = &mut self.capture
+            && !received.place.is_empty()
+        {
             capture.write(&[IoSlice::new(self.guest.whole(received.place))]);
         }
         Some(received)

@@ -255,7 +255,7 @@ impl<G: Guest> Core<G> {
 
     /// For a guest that took everything at once: then no readiness tells that there is room again.
     pub(super) fn resume_if_room(&mut self) {
-        if !self.blocked.is_empty() && self.frames_that_fit(1) > 0 {
+        if !self.blocked.is_empty() && !self.cable.guest.tells_of_room() && self.frames_that_fit(1) > 0 {
             self.resume_blocked();
         }
     }
@@ -294,6 +294,7 @@ impl<G: Guest> Core<G> {
     /// Sends a router advertisement and plans the next.
     fn advertise(&mut self) {
         self.advertise_at = None;
+        self.cable.guest.steer(0);
         if answer::ndp::advertisement(&self.settings.network, &mut self.reply).is_ok() {
             self.send_reply();
             self.advertise_at = Some(self.now + ADVERTISEMENT_INTERVAL);

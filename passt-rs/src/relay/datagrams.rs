@@ -257,7 +257,9 @@ mod tests {
         fn attach(&mut self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
             Ok(())
         }
-        fn on_event(&mut self) {}
+        fn on_event(&mut self) -> bool {
+            true
+        }
         fn take_link(&mut self) -> Link {
             Link::Unchanged
         }

@@ -134,7 +134,8 @@ impl<G: Guest> Relay<G> {
         }
         let parameters = self.tcp_parameters(key);
         let connection = Connection::from_guest_syn(self.core.now, syn, &parameters);
-        let flow = TcpFlow::new(connection, socket, Initiator::Guest, parameters.isn, self.core.now);
+        let mut flow = TcpFlow::new(connection, socket, Initiator::Guest, parameters.isn, self.core.now);
+        flow.lane = self.core.lane;
         self.insert_tcp(key, flow).map_err(|()| Refusal::Limit)?;
         self.core.tcp.from_guest_total += 1;
         tracing::debug!("tcp {} -> {} ({to})", key.guest, key.peer);

@@ -231,8 +231,9 @@ impl<G: Guest> Relay<G> {
     fn on_event(&mut self, ready: Ready) -> Turn {
         match Token::unpack(ready.token) {
             Some(Token::Guest) => {
-                self.core.cable.guest.on_event();
-                self.core.resume_blocked();
+                if self.core.cable.guest.on_event() {
+                    self.core.resume_blocked();
+                }
                 self.more_from_guest = true;
             }
             Some(Token::Flow(id)) => self.on_flow_ready(id, ready),

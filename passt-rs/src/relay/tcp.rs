@@ -47,7 +47,7 @@ pub(super) struct TcpFlow {
     /// In the list of flows to settle.
     listed: bool,
     /// Queue of the transport that the guest's last segment came through; its answers take the same.
-    lane: u16,
+    pub(super) lane: u16,
     started: Instant,
     pub(super) active: Instant,
     pub(super) to_guest_bytes: u64,
@@ -267,6 +267,7 @@ impl TcpFlow {
     }
 
     pub(super) fn send_syn<G: Guest>(&mut self, core: &mut Core<G>, key: &Key) {
+        core.cable.guest.steer(self.lane);
         let syn = from_peer(key, self.connection.syn());
         // Lost when the guest's end is full; the handshake timer sends it again.
         if core.cable.send_tcp(key, &syn).is_err() {

@@ -27,7 +27,9 @@ impl Guest for Scripted {
         Ok(())
     }
 
-    fn on_event(&mut self) {}
+    fn on_event(&mut self) -> bool {
+        true
+    }
 
     fn take_link(&mut self) -> Link {
         self.links.pop_front().unwrap_or(Link::Unchanged)

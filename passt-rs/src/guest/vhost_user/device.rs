@@ -31,14 +31,16 @@ const RINGS_MAX: usize = 2 * PAIRS_MAX;
 struct Kick {
     fd: OwnedFd,
     epoll: Arc<OwnedFd>,
+    token: u64,
 }
 
+/// Edge triggered: the counter is never read, each kick is an edge.
+const KICK_FLAGS: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
+
 impl Kick {
-    /// Edge triggered: the counter is never read, each kick is an edge.
     fn watch(fd: OwnedFd, epoll: &Arc<OwnedFd>, token: u64) -> io::Result<Self> {
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(epoll, &fd, epoll::EventData::new_u64(token), flags)?;
-        Ok(Self { fd, epoll: Arc::clone(epoll) })
+        epoll::add(epoll, &fd, epoll::EventData::new_u64(token), KICK_FLAGS)?;
+        Ok(Self { fd, epoll: Arc::clone(epoll), token })
     }
 }
 
@@ -56,6 +58,8 @@ pub(super) struct Queue {
     pub(super) ring: Ring,
     addresses: Option<Addresses>,
     kick: Option<Kick>,
+    /// Begun since it has a kick: where the used ring stands is known.
+    running: bool,
     call: Option<OwnedFd>,
     error: Option<OwnedFd>,
     pub(super) enabled: bool,
@@ -64,6 +68,8 @@ pub(super) struct Queue {
     given: u16,
     /// Chains taken that wait to be filled; of rings to the guest.
     pub(super) supply: Supply,
+    /// The most chains that waited at a time; of rings to the guest.
+    pub(super) most_chains: usize,
     /// In the list of those that may hold frames.
     pub(super) listed: bool,
     /// In the list of those with something to publish or to signal.
@@ -73,7 +79,7 @@ pub(super) struct Queue {
 impl Queue {
     /// Chains may be taken.
     pub(super) fn is_active(&self) -> bool {
-        self.kick.is_some() && self.ring.is_placed() && !self.broken
+        self.running && self.ring.is_placed() && !self.broken
     }
 
     /// Takes the next chain.
@@ -125,7 +131,7 @@ impl Queue {
     pub(super) fn give_up(&mut self, reason: Broken) {
         tracing::warn!("ring {} stands still: {reason}", self.number);
         self.broken = true;
-        self.supply.clear();
+        self.untake();
         if let Some(error) = &self.error {
             signal(error.as_fd());
         }
@@ -137,9 +143,47 @@ impl Queue {
         self.supply.clear();
     }
 
+    /// Begins, as soon as there is a kick and the ring is found: behind what the used ring says.
+    fn begin(&mut self, memory: &Memory, inflight: &mut Option<Inflight>) {
+        if self.running || self.kick.is_none() {
+            return;
+        }
+        if let Some(addresses) = self.addresses.filter(|_| !self.ring.is_placed()) {
+            self.ring.place(memory, &addresses);
+        }
+        if !self.ring.is_placed() {
+            return;
+        }
+        (self.running, self.broken) = (true, false);
+        self.ring.start();
+        if let Some(inflight) = inflight
+            && inflight.start(self.number, self.ring.size(), self.ring.published())
+        {
+            // Chains go back in order: all behind the used index is still to be done.
+            self.ring.set_base(self.ring.published());
+        }
+        self.signal();
+    }
+
+    /// Interrupts the driver whether it wants to be or not: whoever served the ring before may have died between
+    /// giving buffers back and saying so, and a driver that waits for that adds no others.
+    fn signal(&self) {
+        if let Some(call) = &self.call {
+            signal(call.as_fd());
+        }
+    }
+
+    /// Has the kick tell again of what it told before.
+    pub(super) fn look_again(&self) {
+        if let Some(Kick { fd, epoll, token }) = &self.kick {
+            let _ = epoll::modify(epoll, fd, epoll::EventData::new_u64(*token), KICK_FLAGS);
+        }
+    }
+
     fn stop(&mut self) {
         self.untake();
         self.kick = None;
+        self.running = false;
         self.broken = false;
         self.ring.stop();
     }
@@ -221,13 +265,14 @@ impl Device {
     fn memory_changed(&mut self) {
         for queue in &mut self.queues {
             queue.untake();
+            queue.ring.stop();
             if let Some(addresses) = queue.addresses
-                && queue.ring.size() > 0
                 && !queue.ring.place(&self.memory, &addresses)
-                && queue.kick.is_some()
+                && queue.running
             {
                 tracing::warn!("ring {} is outside the guest's memory now", queue.number);
             }
+            queue.begin(&self.memory, &mut self.inflight);
         }
     }
 
@@ -335,17 +380,15 @@ impl VhostUserBackendReqHandlerMut for Device {
         let log = flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG).then_some(log);
         let addresses = Addresses { descriptors, available, used, log };
         let Some(queue) = self.queues.get_mut(index as usize) else { return Err(Error::InvalidParam) };
-        queue.addresses = Some(addresses);
-        let was_placed = queue.ring.is_placed();
+        if queue.addresses.replace(addresses) != Some(addresses) {
+            queue.untake();
+        }
         if !queue.ring.place(&self.memory, &addresses) {
             return Err(refused(format_args!(
                 "ring {index} is outside the guest's memory, or has no length yet"
             )));
         }
-        if !was_placed && queue.kick.is_some() {
-            // It started before there was anything to read.
-            queue.ring.start();
-        }
+        queue.begin(&self.memory, &mut self.inflight);
         Ok(())
     }
 
@@ -374,31 +417,28 @@ impl VhostUserBackendReqHandlerMut for Device {
         let fd = nonblocking(fd).map_err(refuse)?;
         self.queue(u32::from(index))?;
         let Some(queue) = self.queues.get_mut(usize::from(index)) else { return Err(Error::InvalidParam) };
-        let runs = queue.kick.take().is_some();
+        queue.kick = None;
         let Some(fd) = fd else {
             queue.stop();
             return Err(refused(format_args!("ring {index} has no kick; rings are not polled")));
         };
-        queue.kick = Some(Kick::watch(fd, &epoll, FIRST_KICK + u64::from(index)).map_err(refuse)?);
-        if !has_protocol {
-            queue.enabled = true;
-        }
-        if !runs {
-            queue.broken = false;
-            queue.ring.start();
-            if let Some(inflight) = &mut self.inflight
-                && inflight.start(u16::from(index), queue.ring.size(), queue.ring.published())
-            {
-                // Chains go back in order: all behind the used index is still to be done.
-                queue.ring.set_base(queue.ring.published());
+        match Kick::watch(fd, &epoll, FIRST_KICK + u64::from(index)) {
+            Ok(kick) => queue.kick = Some(kick),
+            Err(error) => {
+                queue.stop();
+                return Err(refuse(error));
             }
         }
+        queue.enabled |= !has_protocol;
+        queue.begin(&self.memory, &mut self.inflight);
         Ok(())
     }
 
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
         let fd = nonblocking(fd).map_err(refuse)?;
-        self.queue(u32::from(index))?.call = fd;
+        let queue = self.queue(u32::from(index))?;
+        queue.call = fd;
+        queue.signal();
         Ok(())
     }
 

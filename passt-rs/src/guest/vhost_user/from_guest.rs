@@ -86,7 +86,7 @@ impl Frames {
         pieces: &mut [Piece<'a>; SLICES_MAX],
     ) -> usize {
         let Some(frame) = self.frame(place) else { return 0 };
-        if frame.copy.is_some() {
+        if frame.copy.is_some() || frame.len <= HEAD_LEN {
             let [first, ..] = pieces;
             *first = Piece::new(self.head(place).get(range).unwrap_or_default());
             return 1;

@@ -1,7 +1,7 @@
 //! The guest's memory: which addresses the front end gave us, and where they lie in ours.
 //!
-//! A chain names guest addresses, the front end names rings by addresses of its own. Both are checked against the
-//! regions each time they are used, so that what vanished in between is found out.
+//! A chain names guest addresses, which are looked up each time. The front end names rings by addresses of its own; those
+//! are found when it sets them and whenever regions come or go.
 #![expect(unsafe_code, reason = "mappings of memory that a guest shares with us")]
 
 use std::os::fd::BorrowedFd;
@@ -16,7 +16,7 @@ use crate::iovec::{Piece, PieceMut};
 /// Bytes that one bit of a dirty log stands for (vhost-user, "Migration").
 const LOG_PAGE: u64 = 4096;
 
-/// Regions that a front end may give us; as many as KVM has slots.
+/// Regions that a front end may give us; as many as KVM once had slots.
 pub(super) const REGIONS_MAX: usize = 509;
 
 /// Why memory of the front end cannot be used.
@@ -223,6 +223,9 @@ impl Memory {
 
     pub(super) fn set_logging(&mut self, logging: bool) {
         self.logging = logging;
+        if !logging {
+            self.log = None;
+        }
     }
 
     pub(super) fn is_logging(&self) -> bool {
@@ -261,7 +264,8 @@ impl Memory {
             // SAFETY: the byte is part of the log's mapping, which lives as long as `log`; everybody changes it by
             // atomic operations.
             let byte = unsafe { AtomicU8::from_ptr(byte) };
-            byte.fetch_or(1 << (page % 8), Ordering::Relaxed);
+            // Behind what was written: who finds the bit copies the page.
+            byte.fetch_or(1 << (page % 8), Ordering::Release);
         }
     }
 }

@@ -256,18 +256,26 @@ impl Guest for VhostUser {
         Ok(())
     }
 
-    fn on_event(&mut self) {
+    fn on_event(&mut self) -> bool {
         let mut buffer = [MaybeUninit::uninit(); EVENTS];
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
         let epoll = Arc::clone(&self.epoll);
-        let Ok((events, _)) = epoll::wait(&epoll, &mut buffer, Some(&none)) else { return };
+        let Ok((events, _)) = epoll::wait(&epoll, &mut buffer, Some(&none)) else { return true };
+        let mut room = false;
         for event in events {
             match event.data.u64() {
                 DOOR => self.accept(),
                 SESSION => self.hear(),
                 kick => self.on_kick(usize::try_from(kick - FIRST_KICK).unwrap_or(usize::MAX)),
             }
+            // A kick of a ring from the guest, an odd one, gives no room.
+            room |= event.data.u64() < FIRST_KICK || (event.data.u64() - FIRST_KICK).is_multiple_of(2);
         }
+        room
+    }
+
+    fn tells_of_room(&self) -> bool {
+        true
     }
 
     fn take_link(&mut self) -> Link {

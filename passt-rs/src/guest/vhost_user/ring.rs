@@ -218,8 +218,11 @@ impl Ring {
         parts: &mut Vec<Part>,
     ) -> Result<usize, BadChain> {
         let places = self.places.ok_or(BadChain)?;
-        let (mut number, mut total) = (head, 0);
+        let (mut number, mut total, before) = (head, 0, parts.len());
         for _ in 0..CHAIN_MAX.min(usize::from(self.size)) {
+            if parts.len() - before > CHAIN_MAX {
+                break;
+            }
             let descriptor = read(places.descriptors.wrapping_add(16 * usize::from(number)));
             if descriptor.flags & DESC_F_INDIRECT != 0 {
                 // Section 2.7.5.3.1: a driver sets INDIRECT only if negotiated, and never with NEXT.
@@ -254,6 +257,11 @@ impl Ring {
     pub(super) fn publish(&mut self, memory: &Memory) {
         let Some(places) = self.places else { return };
         if self.published != self.next_used {
+            let unsignalled = self.signalled.map(|signalled| self.next_used.wrapping_sub(signalled));
+            if unsignalled.is_some_and(|chains| chains > self.size) {
+                // More would wrap; one interrupt too many harms nobody.
+                self.signalled = None;
+            }
             store(places.used, 2, self.next_used);
             self.note_used(memory, 2, 2);
             self.published = self.next_used;
@@ -326,8 +334,11 @@ fn follow_indirect(
     if !table.len.is_multiple_of(16) || count == 0 {
         return Err(BadChain);
     }
-    let (mut number, mut total) = (0, 0);
+    let (mut number, mut total, before) = (0, 0, parts.len());
     for _ in 0..CHAIN_MAX.min(count as usize) {
+        if parts.len() - before > CHAIN_MAX {
+            break;
+        }
         let entry = table.address.checked_add(DESCRIPTOR_LEN * u64::from(number)).ok_or(BadChain)?;
         let place = memory.part(entry, 16).filter(|part| part.len == 16).ok_or(BadChain)?;
         let mut bytes = [0; 16];

@@ -24,6 +24,8 @@ const HEADER_LEN: usize = 12;
 
 /// With index and value of a ring's state.
 const START_LEN: usize = HEADER_LEN + 8;
+/// How to look once more at what was looked at.
+const AGAIN: RecvFlags = RecvFlags::PEEK.union(RecvFlags::DONTWAIT);
 const SET_VRING_ENABLE: u32 = 18;
 /// Bits of a message's flags.
 const VERSION: u32 = 1;
@@ -122,7 +124,10 @@ impl Session {
     /// enabled before that.
     fn enable_early(&self, start: &Start, device: &mut Device) -> Heard {
         let (index, enable) = (start.word(3), start.word(4));
-        let enabled = device.set_vring_enable(index, enable == 1);
+        let enabled = match enable {
+            0 | 1 => device.set_vring_enable(index, enable == 1),
+            _ => return Heard::End,
+        };
         if start.needs_reply() && device.replies {
             let mut reply = Vec::with_capacity(HEADER_LEN + 8);
             for word in [SET_VRING_ENABLE, VERSION | REPLY, 8] {
@@ -149,7 +154,7 @@ impl Session {
             &mut descriptors,
             RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
         );
-        match peeked {
+        let peeked_bytes = match peeked {
             // The message layer would take that for a message to be read again, and wait for it.
             Ok(peeked)
                 if peeked.flags.contains(ReturnFlags::CTRUNC)
@@ -158,16 +163,22 @@ impl Session {
                 return Err("it sent more descriptors than we can take");
             }
             Ok(RecvMsg { bytes: 0, .. }) => return Err("it was closed"),
-            Ok(RecvMsg { bytes: HEADER_LEN.., .. }) => {}
+            Ok(RecvMsg { bytes, .. }) if bytes >= HEADER_LEN => bytes,
             Ok(_) => return self.rest_can_come(),
             Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
             Err(_) => return Err("it broke"),
-        }
+        };
         let size = start.word(2) as usize;
         let there = rustix::io::ioctl_fionread(&self.socket).unwrap_or(0);
         // A size that no message has is refused with the header.
         if size <= MAX_MSG_SIZE && there < (HEADER_LEN + size) as u64 {
             return self.rest_can_come();
+        }
+        // Header and body may have been sent apart; there they are, but not yet here.
+        if peeked_bytes < START_LEN.min(HEADER_LEN + size)
+            && rustix::net::recv(&self.socket, &mut start.0, AGAIN).is_err()
+        {
+            return Err("it broke");
         }
         let mut polled = [PollFd::new(&self.socket, PollFlags::OUT)];
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -62,18 +62,16 @@ impl Supply {
     /// The first `len` bytes behind the first `skip` bytes, part by part.
     pub(super) fn range(&self, skip: usize, len: usize) -> impl Iterator<Item = Part> + '_ {
         let (mut skip, mut left) = (skip, len);
-        self.parts.iter().filter_map(move |part| {
-            let there = part.len as usize;
-            if skip >= there || left == 0 {
-                skip -= skip.min(there);
-                return None;
-            }
-            let part = part.skip(u32::try_from(skip).unwrap_or(u32::MAX));
-            skip = 0;
+        let parts = self.parts.iter().map_while(move |part| {
+            let skipped = skip.min(part.len as usize);
+            skip -= skipped;
+            let part = part.skip(u32::try_from(skipped).unwrap_or(u32::MAX));
             let part = part.first(u32::try_from(left).unwrap_or(u32::MAX));
+            let over = left == 0;
             left -= part.len as usize;
-            Some(part)
-        })
+            (!over).then_some(part)
+        });
+        parts.filter(|part| part.len > 0)
     }
 
     pub(super) fn clear(&mut self) {

@@ -78,10 +78,17 @@ fn fill(
     Ok(())
 }
 
-/// Bytes of the first frame that the supply has room for. A chain that is no buffer ends it.
-fn room(queue: &Queue, mergeable: bool) -> usize {
+/// Bytes of the first frame that the supply has room for, as far as `needed`. A chain that is no buffer ends it.
+fn room(queue: &Queue, needed: usize, mergeable: bool) -> usize {
     let chains = if mergeable { usize::MAX } else { 1 };
-    queue.supply.lens().take(chains).take_while(|len| *len > 0).sum()
+    let mut room = 0;
+    for len in queue.supply.lens().take(chains) {
+        room += len;
+        if len == 0 || room >= needed {
+            break;
+        }
+    }
+    room
 }
 
 impl VhostUser {
@@ -103,7 +110,7 @@ impl VhostUser {
         let Some(queue) = queue else { return 0 };
         for _ in 0..queue.ring.size() {
             let filled = fill(queue, (memory, inflight), (needed, mergeable), &mut self.outgoing.parts);
-            let room = room(queue, mergeable);
+            let room = room(queue, needed, mergeable);
             if room >= least && filled.is_ok() {
                 return room.min(needed);
             }
@@ -126,7 +133,14 @@ impl VhostUser {
                     }
                     continue;
                 }
-                Ok(()) => queue.ring.ask_for_kicks(memory),
+                Ok(()) => {
+                    // A driver adds buffers when it is told of used ones: do not wait for it with news of those.
+                    if queue.touched {
+                        queue.publish(memory, inflight.as_ref());
+                        queue.interrupt();
+                    }
+                    queue.ring.ask_for_kicks(memory)
+                }
                 Err(broken) => Err(broken),
             };
             match asked {
@@ -140,7 +154,9 @@ impl VhostUser {
             }
         }
         // A ring full of nothing that could be filled.
-        let _ = queue.ring.ask_for_kicks(memory);
+        if queue.ring.ask_for_kicks(memory) == Ok(true) {
+            queue.look_again();
+        }
         0
     }
 
@@ -255,9 +271,21 @@ impl VhostUser {
             return 0;
         }
         let Some(queue) = self.device.queues.get_mut(usize::from(index)) else { return 0 };
-        let chains = usize::from(queue.ring.waiting().unwrap_or(0)) + usize::from(queue.supply.chains());
+        let chains = usize::from(queue.ring.waiting_now().unwrap_or(0)) + usize::from(queue.supply.chains());
+        queue.most_chains = queue.most_chains.max(chains);
         let each = queue.supply.first().map_or(1, |chain| chain.len.max(1));
         let of_frame = if mergeable { (before + len).div_ceil(each) } else { 1 };
+        // A driver that gave enough for such a frame before will do so again; of another this is all there is.
+        if chains < of_frame && queue.most_chains >= of_frame {
+            let Device { queues, memory, .. } = &mut self.device;
+            let queue = queues.get_mut(usize::from(index));
+            if let Some(queue) = queue
+                && queue.ring.ask_for_kicks(memory) == Ok(true)
+            {
+                queue.ring.do_without_kicks(memory);
+            }
+            return 0;
+        }
         (chains / of_frame).max(1).min(most)
     }
 }
