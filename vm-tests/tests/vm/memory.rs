@@ -10,7 +10,7 @@ use crate::room::{Room, SOON, STREAM_LIMIT, in_a_room_with};
 const BYTES: u64 = 64 << 20;
 const MODULE_MIB: u32 = 256;
 /// As long as changes of memory take.
-const LONG_BYTES: u64 = 160 << 20;
+const LONG_BYTES: u64 = 96 << 20;
 
 #[test]
 fn memory_is_plugged_and_unplugged_under_traffic() {

@@ -52,7 +52,8 @@ fn kill_translator_under_load(room: &mut Room<'_>) -> Result<()> {
     room.step("another translator serves new connections soon", |room| {
         room.replace_translator()?;
         let start = Instant::now();
-        // Not limited by the guest's own patience with a lost SYN, which is a second.
+        // A SYN sent before the cable is back would be lost, and sent again a second later.
+        room.guest_within("grep 1 /sys/class/net/eth0/carrier")?;
         let page = room.guest_within(&format!("timeout 1 wget -q -O - http://{SERVER_V4}/"));
         let outward = start.elapsed();
         page?;
