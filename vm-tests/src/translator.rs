@@ -81,11 +81,14 @@ impl Translator {
         let control =
             program.file_name().is_some_and(|name| name == OURS).then(|| folder.join("control.sock"));
         if let Some(control) = &control {
+            let _ = std::fs::remove_file(control); // as above
             command.arg("--control").arg(control);
         }
+        let answers = || control.as_ref().is_none_or(|control| UnixStream::connect(control).is_ok());
         let mut child = lab.spawn(name, command)?;
-        let listening =
-            wait_for(START_LIMIT, "the translator's socket", || child.has_ended() || socket.exists());
+        let listening = wait_for(START_LIMIT, "the translator's socket", || {
+            child.has_ended() || (socket.exists() && answers())
+        });
         if child.has_ended() {
             anyhow::bail!("{} ended at once: {}", program.display(), child.log().trim());
         }
