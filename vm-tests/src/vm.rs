@@ -114,10 +114,15 @@ impl Vm {
             command.args(["-incoming", &migration::address(socket)]);
         }
         let mut qemu = Child::spawn("qemu", command, &directory.join("qemu.log"))?;
+        let connect = || Agent::connect(&agent).and_then(|agent| Ok((agent, Qmp::connect(&monitor)?)));
+        // A socket is there a moment before it listens.
+        let mut parts = connect();
         let _ = wait_for(SOCKETS_LIMIT, "QEMU's sockets", || {
-            qemu.has_ended() || (agent.exists() && monitor.exists())
+            if parts.is_err() {
+                parts = connect();
+            }
+            parts.is_ok() || qemu.has_ended()
         });
-        let parts = Agent::connect(&agent).and_then(|agent| Ok((agent, Qmp::connect(&monitor)?)));
         let (agent, qmp) = parts.with_context(|| format!("QEMU does not start: {}", qemu.log().trim()))?;
         Ok(Self { agent, qmp, qemu, console })
     }
