@@ -9,6 +9,7 @@ mod wait;
 mod privilege;
 mod namespace;
 mod variant;
+mod pod;
 mod child;
 mod sweep;
 
@@ -25,6 +26,7 @@ use anyhow::Context as _;
 
 pub use child::Child;
 pub use namespace::Namespace;
+pub use pod::{SECOND_POD_V4, SECOND_POD_V6, SecondPod};
 pub use variant::{
     POD_MAC, POD_V4, POD_V6, SERVER_V4, SERVER_V6, UPLINK_V4, UPLINK_V6, Variant, WORLD_LINK_V4,
     WORLD_LINK_V6,

@@ -8,9 +8,11 @@ mod modules;
 mod image;
 pub(crate) mod agent;
 mod qmp;
+mod machine;
+mod hardware;
+mod migration;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -29,13 +31,12 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// QEMU creates its sockets before it does anything else.
 const SOCKETS_LIMIT: Duration = Duration::from_secs(20);
 
-/// Name of the NIC in QEMU's command line and monitor.
-const NIC: &str = "nic0";
-
 /// What the VM looks like.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub memory_mib: u32,
+    /// Memory that may be plugged later, besides.
+    pub spare_memory_mib: u32,
     pub cpus: u8,
     pub mac: String,
     pub netdev: Netdev,
@@ -64,7 +65,7 @@ impl Netdev {
 impl Options {
     /// One NIC on `netdev`; memory that holds the streams of the throughput tests.
     pub fn new(netdev: Netdev) -> Self {
-        Self { memory_mib: 1536, cpus: 2, mac: "52:54:00:12:34:56".to_owned(), netdev }
+        Self { memory_mib: 1536, spare_memory_mib: 0, cpus: 2, mac: "52:54:00:12:34:56".to_owned(), netdev }
     }
 }
 
@@ -85,24 +86,45 @@ impl Vm {
         image: &Image,
         options: &Options,
     ) -> anyhow::Result<Self> {
+        let mut vm = Self::start(namespace, directory, image, options, None)?;
+        // It was started stopped, so that no byte of the guest is lost before we listen.
+        vm.resume()?;
+        vm.wait_until_ready()?;
+        Ok(vm)
+    }
+
+    /// Starts QEMU with its CPUs stopped; `incoming` is where it waits for another's guest.
+    fn start(
+        namespace: &Namespace,
+        directory: &Path,
+        image: &Image,
+        options: &Options,
+        incoming: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let console = directory.join("console.log");
         let agent = directory.join("agent.sock");
         let monitor = directory.join("qmp.sock");
+        for socket in [&agent, &monitor] {
+            let _ = std::fs::remove_file(socket); // of a QEMU that was killed, or not there
+        }
         let mut command = namespace.command("qemu-system-x86_64");
-        machine(&mut command, image, options);
-        devices(&mut command, options, &console, &agent, &monitor);
+        machine::machine(&mut command, image, options);
+        machine::devices(&mut command, options, &console, &agent, &monitor);
+        if let Some(socket) = incoming {
+            command.args(["-incoming", &migration::address(socket)]);
+        }
         let mut qemu = Child::spawn("qemu", command, &directory.join("qemu.log"))?;
+        let connect = || Agent::connect(&agent).and_then(|agent| Ok((agent, Qmp::connect(&monitor)?)));
+        // A socket is there a moment before it listens.
+        let mut parts = connect();
         let _ = wait_for(SOCKETS_LIMIT, "QEMU's sockets", || {
-            qemu.has_ended() || (agent.exists() && monitor.exists())
+            if parts.is_err() {
+                parts = connect();
+            }
+            parts.is_ok() || qemu.has_ended()
         });
-        let parts = Agent::connect(&agent).and_then(|agent| Ok((agent, Qmp::connect(&monitor)?)));
-        let (agent, mut qmp) =
-            parts.with_context(|| format!("QEMU does not start: {}", qemu.log().trim()))?;
-        // It was started stopped, so that no byte of the guest is lost before we listen.
-        qmp.execute("cont", None)?;
-        let mut vm = Self { agent, qmp, qemu, console };
-        vm.wait_until_ready()?;
-        Ok(vm)
+        let (agent, qmp) = parts.with_context(|| format!("QEMU does not start: {}", qemu.log().trim()))?;
+        Ok(Self { agent, qmp, qemu, console })
     }
 
     /// Runs a shell command in the guest; past `limit` the guest kills it.
@@ -134,17 +156,6 @@ impl Vm {
         }
     }
 
-    /// Plugs or unplugs the cable: the guest sees its carrier change.
-    pub fn set_link(&mut self, up: bool) -> anyhow::Result<()> {
-        self.qmp.execute("set_link", Some(serde_json::json!({ "name": NIC, "up": up })))
-    }
-
-    /// Presses the reset button and waits until the guest takes commands again.
-    pub fn reset(&mut self) -> anyhow::Result<()> {
-        self.qmp.execute("system_reset", None)?;
-        self.wait_until_ready()
-    }
-
     /// What the guest's kernel printed.
     pub fn console(&self) -> &Path {
         &self.console
@@ -159,48 +170,4 @@ impl Vm {
         let separator = if complaint.is_empty() { "" } else { ": " };
         format!("{doing} (console: {}){separator}{}", self.console.display(), complaint.trim())
     }
-}
-
-fn machine(command: &mut Command, image: &Image, options: &Options) {
-    command
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-S"])
-        // Without fast `rep movsb`: a kernel that is promised one copies with it, and it is emulated byte by byte.
-        .args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,-erms,-fsrm"])
-        .args(["-m", &format!("{}M", options.memory_mib), "-smp", &options.cpus.to_string()])
-        .arg("-kernel")
-        .arg(image.kernel())
-        .arg("-initrd")
-        .arg(image.initramfs())
-        // The emulated timers are slow enough to be found broken; the CPU's random numbers spare a wait for others.
-        .args(["-append", "console=ttyS0 loglevel=6 no_timer_check tsc=reliable random.trust_cpu=on"]);
-}
-
-fn devices(command: &mut Command, options: &Options, console: &Path, agent: &Path, monitor: &Path) {
-    command
-        .args(["-chardev", &format!("file,id=console,path={}", console.display())])
-        .args(["-serial", "chardev:console"])
-        .args(["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", agent.display())])
-        .args(["-serial", "chardev:agent"])
-        .args(["-qmp", &format!("unix:{},server=on,wait=off", monitor.display())]);
-    // No boot from the network: its option ROM costs a second.
-    let mut nic = format!("virtio-net-pci,id={NIC},netdev=n0,mac={},romfile=", options.mac);
-    match &options.netdev {
-        Netdev::Stream(socket) => {
-            let path = socket.display();
-            let stream = format!("stream,id=n0,server=off,addr.type=unix,addr.path={path},reconnect-ms=200");
-            command.args(["-netdev", &stream]);
-        }
-        Netdev::VhostUser { socket, pairs } => {
-            let path = socket.display();
-            let memory = format!("memory-backend-memfd,id=memory,size={}M,share=on", options.memory_mib);
-            command.args(["-object", &memory, "-machine", "memory-backend=memory"]);
-            command.args(["-chardev", &format!("socket,id=cable,path={path},reconnect-ms=200")]);
-            command.args(["-netdev", &format!("vhost-user,id=n0,chardev=cable,queues={pairs}")]);
-            if *pairs > 1 {
-                // A vector for each queue, and two for the device's own changes and its control queue.
-                nic.push_str(&format!(",mq=on,vectors={}", 2 * pairs + 2));
-            }
-        }
-    }
-    command.args(["-device", &nic]);
 }

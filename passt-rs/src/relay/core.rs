@@ -131,6 +131,8 @@ pub(super) struct Core<G> {
     pub(super) ledger: Option<Ledger>,
     /// Connections of a process before us, of which the guest is to find out that they are gone.
     pub(super) lost: Vec<Key>,
+    /// Connections that the guest is to confirm: it may be another than the one that opened them.
+    pub(super) unconfirmed: Vec<FlowId>,
     /// When the next unsolicited router advertisement is due.
     advertise_at: Option<Instant>,
 }
@@ -180,6 +182,7 @@ impl<G: Guest> Core<G> {
             reserve: Reserve::new(),
             ledger: None,
             lost: Vec::new(),
+            unconfirmed: Vec::new(),
             advertise_at: None,
         }
     }

@@ -43,7 +43,7 @@ use crate::capture::Capture;
 use crate::control::Control;
 use crate::flow::nat::Nat;
 use crate::flow::{FlowId, Key, Table};
-use crate::guest::{Guest, Link};
+use crate::guest::{Guest, HEADERS_MAX, Link};
 use crate::host::clock;
 use crate::host::epoll::{Epoll, Ready};
 use crate::host::outbound::Outbound;
@@ -193,6 +193,7 @@ impl<G: Guest> Relay<G> {
             self.on_timers();
             self.settle();
             self.core.tell_of_lost();
+            self.ask_about_flows();
             self.core.cable.guest.flush();
             self.core.cable.guest.report(&mut self.core.drops);
             self.core.resume_if_room();
@@ -324,6 +325,7 @@ impl<G: Guest> Relay<G> {
             Link::Unchanged => Turn::Go,
             Link::Up => {
                 self.core.on_link_up();
+                self.doubt_flows();
                 self.core.cable.guest.flush();
                 // A guest that is gone again is found out by sending; no event will come of it.
                 self.on_link()
@@ -338,11 +340,35 @@ impl<G: Guest> Relay<G> {
                     return Turn::Stop;
                 }
                 self.core.on_link_up();
+                self.doubt_flows();
                 self.core.cable.guest.flush();
                 // A guest that is gone again is found out by sending; no event will come of it.
                 self.on_link()
             }
             Link::Gone => Turn::Stop,
+        }
+    }
+
+    /// A guest came, maybe another than before: its connections are to be asked about. This walks all flows, and is
+    /// done once for each guest that comes.
+    fn doubt_flows(&mut self) {
+        let unconfirmed = &mut self.core.unconfirmed;
+        unconfirmed.clear();
+        unconfirmed.extend(self.flows.iter().map(|(id, ..)| id));
+    }
+
+    /// Sends a keepalive for each connection in doubt, as room permits. A guest that knows it acknowledges; another
+    /// resets it, and so the peer hears of it, which may do nothing but wait.
+    fn ask_about_flows(&mut self) {
+        while !self.core.unconfirmed.is_empty() && self.core.cable.guest_mac != Mac::BROADCAST {
+            if self.core.cable.reserve(HEADERS_MAX, 0).is_none() {
+                return; // There will be an event when there is room.
+            }
+            let Some(id) = self.core.unconfirmed.pop() else { return };
+            if let Some((key, Flow::Tcp(flow))) = self.flows.get_mut(id) {
+                let key = *key;
+                flow.ask(&mut self.core, &key);
+            }
         }
     }
 

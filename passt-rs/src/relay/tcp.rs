@@ -351,10 +351,7 @@ impl TcpFlow {
             TimerEvent::Nothing => {}
             TimerEvent::Syn => self.send_syn(core, key),
             TimerEvent::Plan => self.schedule(core, id),
-            TimerEvent::Probe => {
-                let probe = from_peer(key, self.connection.probe());
-                let _ = core.cable.send_tcp(key, &probe);
-            }
+            TimerEvent::Probe => self.ask(core, key),
             TimerEvent::GiveUp => {
                 tracing::debug!("{} <-> {}: the guest does not answer", key.guest, key.peer);
                 self.send_reset(core, key);
@@ -363,6 +360,14 @@ impl TcpFlow {
         }
         self.set_timer(core, id);
         Fate::Keep
+    }
+
+    /// Asks the guest whether it has the connection still.
+    pub(super) fn ask<G: Guest>(&mut self, core: &mut Core<G>, key: &Key) {
+        if self.connection.phase() == Phase::Open {
+            let probe = from_peer(key, self.connection.probe());
+            let _ = core.cable.send_tcp(key, &probe);
+        }
     }
 
     /// Arms the wheel if the deadline is earlier than what is armed; a later one is found when that fires.

@@ -41,6 +41,12 @@ impl Agent {
         Ok(Self { port, received: Vec::new(), number: 0, boot: String::new() })
     }
 
+    /// Goes on talking to the guest of `source`, which has moved to where this port is.
+    pub(super) fn follow(&mut self, source: &Self) {
+        self.number = source.number;
+        self.boot.clone_from(&source.boot);
+    }
+
     /// Waits for the guest to say that it takes commands, in a boot that is not the last one seen.
     pub(crate) fn wait_until_ready(&mut self, limit: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;

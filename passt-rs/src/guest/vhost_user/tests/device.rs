@@ -335,6 +335,7 @@ fn interrupts_go_to_whoever_is_named_last() {
     assert_eq!(count(&to_guest.call), 1);
     let other = eventfd();
     assert_eq!(rig.tell(SET_VRING_CALL, &longs(&[0]), &[other.as_fd()]), 0);
+    assert_eq!(count(&other), 1, "what was said last may have been lost");
     send(&mut rig);
     assert_eq!((count(&to_guest.call), count(&other)), (0, 1));
     to_guest.layout.set_interrupts_off(&rig.ram, true);
