@@ -133,6 +133,9 @@ pub(super) struct Core<G> {
     pub(super) lost: Vec<Key>,
     /// Connections that the guest is to confirm: it may be another than the one that opened them.
     pub(super) unconfirmed: Vec<FlowId>,
+    /// The guest that came last has not spoken from an address of this family.
+    pub(super) silent4: bool,
+    pub(super) silent6: bool,
     /// When the next unsolicited router advertisement is due.
     advertise_at: Option<Instant>,
 }
@@ -183,6 +186,8 @@ impl<G: Guest> Core<G> {
             ledger: None,
             lost: Vec::new(),
             unconfirmed: Vec::new(),
+            silent4: false,
+            silent6: false,
             advertise_at: None,
         }
     }

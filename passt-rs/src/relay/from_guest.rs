@@ -66,6 +66,11 @@ impl<G: Guest> Relay<G> {
         {
             self.core.settings.nat.guest_link_local6 = Some(src);
         }
+        if (self.core.silent4 || self.core.silent6)
+            && let Some(ip) = &headers.ip
+        {
+            self.hear_from(ip.src);
+        }
         match verdict {
             Verdict::Answer(Question::Echo) if !self.core.settings.protocols.icmp => {
                 self.core.drops.count(DropReason::Disabled);

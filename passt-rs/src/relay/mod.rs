@@ -35,6 +35,7 @@ mod token;
 mod tests;
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -349,12 +350,28 @@ impl<G: Guest> Relay<G> {
         }
     }
 
-    /// A guest came, maybe another than before: its connections are to be asked about. This walks all flows, and is
-    /// done once for each guest that comes.
+    /// A guest came, maybe another than before: its connections are to be asked about. At once, as one that paused may
+    /// have nothing to say; and once it speaks, as one that booted had no address before, and heard nothing.
     fn doubt_flows(&mut self) {
-        let unconfirmed = &mut self.core.unconfirmed;
-        unconfirmed.clear();
-        unconfirmed.extend(self.flows.iter().map(|(id, ..)| id));
+        (self.core.silent4, self.core.silent6) = (true, true);
+        self.core.unconfirmed.clear();
+        self.list_unconfirmed(|_| true);
+    }
+
+    /// The guest speaks from `address`.
+    fn hear_from(&mut self, address: IpAddr) {
+        let silent = if address.is_ipv4() { &mut self.core.silent4 } else { &mut self.core.silent6 };
+        let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        if *silent && !address.is_unspecified() && !link_local {
+            *silent = false;
+            self.list_unconfirmed(|key| key.guest.address == address);
+        }
+    }
+
+    /// This walks all flows: once, and once for each family, for each guest that comes.
+    fn list_unconfirmed(&mut self, is_wanted: impl Fn(&Key) -> bool) {
+        let wanted = self.flows.iter().filter(|(_, key, _)| is_wanted(key));
+        self.core.unconfirmed.extend(wanted.map(|(id, ..)| id));
     }
 
     /// Sends a keepalive for each connection in doubt, as room permits. A guest that knows it acknowledges; another

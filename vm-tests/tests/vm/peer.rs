@@ -82,11 +82,6 @@ impl Peer {
         Ok(())
     }
 
-    /// Whether the connection has ended.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.thread.is_finished()
-    }
-
     /// Waits until the connection ends: why, in words.
     pub(crate) fn end(self, limit: Duration) -> Result<String> {
         wait_for(limit, &format!("an end of the connection of {}", self.name), || self.thread.is_finished())?;

@@ -122,11 +122,6 @@ impl<'lab> Room<'lab> {
         Ok((status, self.guest(&format!("cat /run/{name}"))?))
     }
 
-    /// Whether what was started as `name` has not ended.
-    pub(crate) fn is_running(&mut self, name: &str) -> Result<bool> {
-        Ok(self.vm.run(&format!("grep running /run/{name}.state"), SOON)?.status == 0)
-    }
-
     pub(crate) fn guest(&mut self, command: &str) -> Result<String> {
         self.vm.succeed(command, SOON)
     }

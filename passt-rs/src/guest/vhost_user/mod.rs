@@ -41,11 +41,13 @@ use std::sync::Arc;
 
 use rustix::event::epoll;
 use rustix::time::Timespec;
+use vhost::vhost_user::message::MAX_ATTACHED_FD_ENTRIES;
 
 use super::door::{Door, is_closed};
 use super::{Full, Guest, Link, Offloads, Place, Received, Room, SLICES_MAX};
 use crate::drop_reason::Drops;
 use crate::iovec::Piece;
+use crate::reserve::Reserve;
 use crate::wire::Offload;
 
 use device::{Device, FIRST_KICK};
@@ -57,6 +59,9 @@ const DOOR: u64 = 0;
 const SESSION: u64 = 1;
 /// Events taken at once.
 const EVENTS: usize = 64;
+/// Descriptors held back for messages: what one may bring, twice, as they are looked at before they are taken.
+/// Connections may have taken all others, and a message that cannot be received ends the guest's network.
+const SPARE: usize = 2 * MAX_ATTACHED_FD_ENTRIES;
 /// Messages handled before the rings get their turn.
 const MESSAGES_PER_TURN: usize = 64;
 
@@ -68,6 +73,7 @@ pub struct VhostUser {
     device: Device,
     /// Door, session and kicks.
     epoll: Arc<OwnedFd>,
+    spare: Vec<Reserve>,
     /// Rings from the guest that may hold frames.
     ready: VecDeque<u16>,
     frames: Frames,
@@ -101,6 +107,7 @@ impl VhostUser {
             session: None,
             device: Device::default(),
             epoll,
+            spare: std::iter::repeat_with(Reserve::new).take(SPARE).collect(),
             ready: VecDeque::new(),
             frames: Frames::new(),
             outgoing: Outgoing::new(),
@@ -168,6 +175,16 @@ impl VhostUser {
         self.release();
         self.flush();
         self.outgoing.forget();
+        for reserve in &mut self.spare {
+            reserve.lend();
+        }
+        self.hear_messages();
+        for reserve in &mut self.spare {
+            reserve.refill();
+        }
+    }
+
+    fn hear_messages(&mut self) {
         for _ in 0..MESSAGES_PER_TURN {
             let Some(session) = &mut self.session else { return };
             match session.hear(&mut self.device) {
