@@ -308,7 +308,11 @@ impl Books {
             self.whole += 1;
         }
         if is_next {
-            self.refusals = if end == start { self.refusals + 1 } else { 0 };
+            self.refusals = match to_socket + stored {
+                0 => self.refusals + 1,
+                some if some < take.len => 1, // The byte behind what was taken is the next one now.
+                _ => 0,
+            };
         }
         self.connection.took(take, to_socket, stored);
     }
