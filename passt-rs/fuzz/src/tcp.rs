@@ -209,10 +209,12 @@ impl Books {
             }
             CAPACITY => {
                 self.capacity = u32::from(input.half()) * 32;
-                if self.capacity > 0 {
-                    self.refusals = 0;
-                }
                 self.connection.set_capacity(self.capacity);
+                if self.capacity > 0 {
+                    // Memory comes back because the socket takes bytes again.
+                    self.refusals = 0;
+                    self.connection.resume();
+                }
             }
             TIMER => return self.fire(),
             PASS => self.now = self.now + Duration::from_millis(input.half().into()),
