@@ -1,4 +1,5 @@
-//! `cargo xtask test`: the programs, then every test of the workspace, then fuzz targets. Nothing is skipped in silence.
+//! `cargo xtask test`: the programs, then fuzz targets, then every test of the workspace, whose summary comes last. Nothing
+//! is skipped in silence.
 
 use std::process::Command;
 
@@ -13,11 +14,13 @@ pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
     // The black-box tests run programs they do not depend on, so cargo would not build those for them.
     eprintln!("xtask: building the programs under test");
     runner.run(Command::new("cargo").args(["build", "--workspace", "--bins"]))?;
+    let fuzzed = if arguments.is_empty() {
+        fuzz::briefly(runner)
+    } else {
+        eprintln!("xtask: NOT RUN: fuzz targets, as the arguments choose among tests");
+        Ok(())
+    };
     eprintln!("xtask: running every test");
     runner.run(Command::new("cargo").args(["test", "--workspace", "--no-fail-fast"]).args(arguments))?;
-    if arguments.is_empty() {
-        return fuzz::briefly(runner);
-    }
-    eprintln!("xtask: NOT RUN: fuzz targets, as the arguments choose among tests");
-    Ok(())
+    fuzzed
 }
