@@ -1,0 +1,10 @@
+//! The binding sidecar: adds NICs to a KubeVirt VM's domain and keeps their translators running.
+//!
+//! Modules stand in the order of a hook call: it arrives at `hooks`, `vmi` says which NICs the VM has, `domain` writes them
+//! into the XML, `translator` starts what serves them.
+
+pub mod names;
+pub mod nic;
+pub mod vmi;
+pub mod domain;
+pub mod translator;
