@@ -1,5 +1,6 @@
 //! A hook socket: it appears under its name when somebody is there to answer, and goes with its value.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,9 @@ impl HookSocket {
     /// What the kernel says of the folder or of the socket.
     pub fn listen(aside: &Path, path: &Path) -> io::Result<(UnixListener, Unpublished)> {
         let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let hidden = aside.join(name);
+        let mut hidden_name = OsString::from(".");
+        hidden_name.push(name);
+        let hidden = aside.join(hidden_name);
         remove(&hidden)?;
         let listener = UnixListener::bind(&hidden)?;
         Ok((listener, Unpublished { hidden, path: path.to_owned() }))
