@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use crate::domain::{self, Allocation, Interface};
+use crate::domain::{self, Allocation, Attachment};
 use crate::names::{HOOKS_FOLDER, NET_FOLDER};
 use crate::nic::Nic;
 use crate::vmi::{self, Place, Plan};
@@ -48,10 +48,10 @@ pub fn define(domain: &[u8], vmi: &[u8], surroundings: &Surroundings) -> Result<
     let plan = vmi::plan(vmi, &surroundings.place)?;
     let sockets: Vec<String> =
         plan.nics.iter().map(|nic| in_compute(&surroundings.container, nic)).collect();
-    let interfaces: Vec<Interface<'_>> =
-        plan.nics.iter().zip(&sockets).map(|(nic, socket)| Interface { nic, socket }).collect();
+    let nics: Vec<Attachment<'_>> =
+        plan.nics.iter().zip(&sockets).map(|(nic, socket)| Attachment { nic, socket }).collect();
     let allocation = allocation(document, surroundings.memory_limit)?;
-    let domain = domain::with_nics(document, &interfaces, allocation)?;
+    let domain = domain::with_nics(document, &nics, allocation)?;
     Ok(Defined { domain, plan })
 }
 
@@ -80,7 +80,8 @@ const STEM_BYTES_MAX: usize = 32;
 /// and killed. There, QEMU is told to touch everything at start.
 fn allocation(document: &str, limit: Option<u64>) -> Result<Allocation, domain::Error> {
     let Some(limit) = limit else { return Ok(Allocation::OnDemand) };
-    let guest = domain::memory_bytes(document)?;
+    // A guest of unknown size may be large.
+    let guest = domain::memory_bytes(document)?.unwrap_or(u64::MAX);
     Ok(match guest.saturating_add(OWN_MEMORY_BYTES) > limit {
         true => Allocation::Immediate,
         false => Allocation::OnDemand,

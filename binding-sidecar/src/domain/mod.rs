@@ -38,6 +38,7 @@ mod document;
 mod edit;
 mod interface;
 mod memory;
+mod size;
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ use crate::nic::Nic;
 use document::{Document, Element};
 use edit::{Edits, Style};
 
+pub use size::memory_bytes;
 pub use document::{ATTRIBUTES_MAX, DEPTH_MAX, Fault, LENGTH_MAX, NotWellFormed, Place};
 
 /// A NIC, and what it is plugged into.
