@@ -1,1 +1,3 @@
 //! Translators: one passt-rs for each NIC, told what the NIC is, started, watched, ended. It must never know of XML.
+
+pub mod arguments;
