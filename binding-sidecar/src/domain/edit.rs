@@ -46,7 +46,7 @@ enum Part<'a> {
 }
 
 impl<'a> New<'a> {
-    pub(super) fn new(name: &'static str) -> Self {
+    pub(super) fn element(name: &'static str) -> Self {
         Self { name, attributes: Vec::new(), children: Vec::new() }
     }
 

@@ -6,7 +6,7 @@ use crate::nic::{Link, Model, Nic};
 
 use super::document::{Document, Element};
 use super::edit::{Edits, New};
-use super::{Attachment, Error};
+use super::{Attachment, DomainError};
 
 /// What KubeVirt, and libvirt for it, have before the alias that a user chose.
 const USER: &str = "ua-";
@@ -21,13 +21,13 @@ pub(super) fn put<'a>(
     devices: &Element,
     nics: &[Attachment<'_>],
     edits: &mut Edits<'_, 'a>,
-) -> Result<(), Error> {
+) -> Result<(), DomainError> {
     let interfaces: Vec<Standing<'_>> =
         document.named(devices, "interface").map(|element| Standing::read(document, element)).collect();
     let mut missing = Vec::new();
     for (at, Attachment { nic, socket }) in nics.iter().enumerate() {
         if nics.iter().take(at).any(|earlier| earlier.nic.name == nic.name) {
-            return Err(Error::SameName(nic.name.clone()));
+            return Err(DomainError::SameName(nic.name.clone()));
         }
         match find(document, &interfaces, &nic.name)? {
             Some(old) => edits.replace(old, &element(nic, socket, address(document, old))),
@@ -65,7 +65,7 @@ fn find<'d>(
     document: &Document<'_>,
     interfaces: &[Standing<'d>],
     name: &str,
-) -> Result<Option<&'d Element>, Error> {
+) -> Result<Option<&'d Element>, DomainError> {
     let of_user = |alias: &str| alias.strip_prefix(USER) == Some(name);
     // A bare alias that begins as a user's does is that of a user's other interface.
     let bare = |alias: &str| alias == name && !alias.starts_with(USER);
@@ -84,7 +84,7 @@ fn find<'d>(
     match found.as_slice() {
         [] => Ok(None),
         [element] => Ok(Some(element)),
-        [first, second, ..] => Err(Error::AliasTwice {
+        [first, second, ..] => Err(DomainError::AliasTwice {
             alias: format!("{USER}{name}"),
             first: document.place(first),
             second: document.place(second),
@@ -94,33 +94,32 @@ fn find<'d>(
 
 /// The element of one NIC. Its children stand in one order whatever stood there before.
 fn element<'n>(nic: &'n Nic, socket: &'n str, kept: Option<Address<'n>>) -> New<'n> {
-    let reconnect = New::new("reconnect").with("enabled", "yes").with("timeout", RECONNECT_SECONDS);
-    let source = New::new("source").with("type", "unix").with("path", socket).with("mode", "client");
-    let mut interface = New::new("interface")
+    let reconnect = New::element("reconnect").with("enabled", "yes").with("timeout", RECONNECT_SECONDS);
+    let source = New::element("source").with("type", "unix").with("path", socket).with("mode", "client");
+    let mut interface = New::element("interface")
         .with("type", "vhostuser")
-        .child(New::new("mac").with("address", nic.mac.to_string()))
+        .child(New::element("mac").with("address", nic.mac.to_string()))
         .child(source.child(reconnect))
-        .child(New::new("model").with("type", nic.model.to_string()));
+        .child(New::element("model").with("type", nic.model.to_string()));
     if let Some(queues) = nic.queues.filter(|_| has_queues(nic.model)) {
-        let driver = New::new("driver").with("name", "vhost").with("queues", queues.to_string());
+        let driver = New::element("driver").with("name", "vhost").with("queues", queues.to_string());
         interface = interface.child(driver);
     }
     if nic.link == Link::Down {
-        interface = interface.child(New::new("link").with("state", "down"));
+        interface = interface.child(New::element("link").with("state", "down"));
     }
-    interface = interface.child(New::new("mtu").with("size", nic.mtu.to_string()));
     match nic.boot_order {
-        Some(order) => interface = interface.child(New::new("boot").with("order", order.to_string())),
-        None if has_rom(nic.model) => interface = interface.child(New::new("rom").with("enabled", "no")),
+        Some(order) => interface = interface.child(New::element("boot").with("order", order.to_string())),
+        None if has_rom(nic.model) => interface = interface.child(New::element("rom").with("enabled", "no")),
         None => {}
     }
-    interface = interface.child(New::new("alias").with("name", format!("{USER}{}", nic.name)));
+    interface = interface.child(New::element("alias").with("name", format!("{USER}{}", nic.name)));
     if let Some(index) = nic.acpi_index {
-        interface = interface.child(New::new("acpi").with("index", index.to_string()));
+        interface = interface.child(New::element("acpi").with("index", index.to_string()));
     }
     match (nic.pci_address, kept) {
         (Some(address), _) => interface.child(
-            New::new("address")
+            New::element("address")
                 .with("type", "pci")
                 .with("domain", format!("0x{:04x}", address.domain))
                 .with("bus", format!("0x{:02x}", address.bus))
@@ -128,7 +127,7 @@ fn element<'n>(nic: &'n Nic, socket: &'n str, kept: Option<Address<'n>>) -> New<
                 .with("function", format!("0x{:x}", address.function)),
         ),
         (None, Some(Address::Plain(attributes))) => {
-            let address = New::new("address");
+            let address = New::element("address");
             interface.child(
                 attributes.into_iter().fold(address, |address, (name, value)| address.with(name, value)),
             )

@@ -3,7 +3,7 @@
 
 use super::document::{Document, Element};
 use super::edit::{Edits, New};
-use super::{Allocation, Error};
+use super::{Allocation, DomainError};
 
 /// Makes all of the guest's memory shared, and has QEMU touch it first if asked.
 pub(super) fn share(
@@ -12,7 +12,7 @@ pub(super) fn share(
     devices: &Element,
     allocation: Allocation,
     edits: &mut Edits<'_, '_>,
-) -> Result<(), Error> {
+) -> Result<(), DomainError> {
     let backing = super::at_most_one(document, domain, "memoryBacking")?;
     let cells: Vec<&Element> = document
         .named(domain, "cpu")
@@ -46,7 +46,7 @@ const SHARED: &str = "shared";
 const IMMEDIATE: &str = "immediate";
 
 fn add(document: &Document<'_>, domain: &Element, allocation: Allocation, edits: &mut Edits<'_, '_>) {
-    let mut backing = New::new("memoryBacking").child(source()).child(access());
+    let mut backing = New::element("memoryBacking").child(source()).child(access());
     if allocation == Allocation::Immediate {
         backing = backing.child(allocate());
     }
@@ -66,7 +66,7 @@ fn complete(
     backing: &Element,
     allocation: Allocation,
     edits: &mut Edits<'_, '_>,
-) -> Result<bool, Error> {
+) -> Result<bool, DomainError> {
     let child = |name| document.named(backing, name).next();
     let has_hugepages = child("hugepages").is_some();
     let mut missing = Vec::new();
@@ -78,7 +78,7 @@ fn complete(
         None => missing.push(source()),
         Some((source, None)) => edits.set(source, "type", "memfd"),
         Some((source, Some(kind))) if kind == "anonymous" && !has_hugepages => {
-            return Err(Error::AnonymousMemory(document.place(source)));
+            return Err(DomainError::AnonymousMemory(document.place(source)));
         }
         Some((_, Some(_))) => {}
     }
@@ -106,11 +106,15 @@ fn complete(
 }
 
 /// Whether it says shared; private is refused.
-fn check_mode(document: &Document<'_>, element: &Element, attribute: &'static str) -> Result<bool, Error> {
+fn check_mode(
+    document: &Document<'_>,
+    element: &Element,
+    attribute: &'static str,
+) -> Result<bool, DomainError> {
     match document.value(element, attribute) {
         None => Ok(false),
         Some(mode) if mode == SHARED => Ok(true),
-        Some(mode) => Err(Error::PrivateMemory {
+        Some(mode) => Err(DomainError::PrivateMemory {
             at: document.place(element),
             element: document.name(element).to_owned(),
             attribute,
@@ -131,13 +135,13 @@ fn keep_touched(document: &Document<'_>, devices: &Element, edits: &mut Edits<'_
 const REPORTING: &str = "freePageReporting";
 
 fn source<'a>() -> New<'a> {
-    New::new("source").with("type", "memfd")
+    New::element("source").with("type", "memfd")
 }
 
 fn access<'a>() -> New<'a> {
-    New::new("access").with("mode", SHARED)
+    New::element("access").with("mode", SHARED)
 }
 
 fn allocate<'a>() -> New<'a> {
-    New::new("allocation").with("mode", IMMEDIATE)
+    New::element("allocation").with("mode", IMMEDIATE)
 }

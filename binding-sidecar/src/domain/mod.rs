@@ -21,6 +21,10 @@
 //! `<rom enabled='no'/>` stands where nobody boots from the NIC: it saves the time in which firmware asks the network,
 //! and is what KubeVirt does for its own interfaces on PCI (amd64, arm64). On s390x there is no PCI and no ROM.
 //!
+//! There is no `<mtu>`: starting a domain, libvirt gives it to the host's network device too, which vhost-user has not
+//! ("Cannot set interface MTU on '(null)'", 11.3). The guest hears of the MTU from DHCP and router advertisements. A
+//! model other than virtio stands as the VMI says it; libvirt refuses to define such a domain, and says why.
+//!
 //! **Memory.** vhost-user shares the guest's memory, of which KubeVirt knows only for its own bindings.
 //!
 //! | `<memoryBacking>` has | is added |
@@ -70,7 +74,7 @@ pub enum Allocation {
 
 /// Why a domain stays as it is.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum DomainError {
     #[error(transparent)]
     NotWellFormed(#[from] NotWellFormed),
     #[error("{at}: the root element is `{name}`, not `domain` without a namespace")]
@@ -105,13 +109,20 @@ pub enum Error {
 ///
 /// If the text is not a domain's, is not well-formed, is larger than [`LENGTH_MAX`] or deeper than [`DEPTH_MAX`], or says
 /// something of an interface or of memory that would have to be overruled.
-pub fn with_nics(document: &str, nics: &[Attachment<'_>], allocation: Allocation) -> Result<String, Error> {
+pub fn with_nics(
+    document: &str,
+    nics: &[Attachment<'_>],
+    allocation: Allocation,
+) -> Result<String, DomainError> {
     let document = Document::parse(document)?;
-    let domain = document.root().ok_or(Error::NoDevices)?;
+    let domain = document.root().ok_or(DomainError::NoDevices)?;
     if !document.is(domain, "domain") {
-        return Err(Error::NotADomain { at: document.place(domain), name: document.name(domain).to_owned() });
+        return Err(DomainError::NotADomain {
+            at: document.place(domain),
+            name: document.name(domain).to_owned(),
+        });
     }
-    let devices = at_most_one(&document, domain, "devices")?.ok_or(Error::NoDevices)?;
+    let devices = at_most_one(&document, domain, "devices")?.ok_or(DomainError::NoDevices)?;
     let mut edits = Edits::new(&document, Style::of(&document, domain, devices));
     if !nics.is_empty() {
         interface::put(&document, devices, nics, &mut edits)?;
@@ -124,11 +135,11 @@ fn at_most_one<'d>(
     document: &'d Document<'_>,
     parent: &Element,
     element: &'static str,
-) -> Result<Option<&'d Element>, Error> {
+) -> Result<Option<&'d Element>, DomainError> {
     let mut found = document.named(parent, element);
     match (found.next(), found.next()) {
         (Some(first), Some(second)) => {
-            Err(Error::Twice { element, first: document.place(first), second: document.place(second) })
+            Err(DomainError::Twice { element, first: document.place(first), second: document.place(second) })
         }
         (first, _) => Ok(first),
     }

@@ -25,7 +25,7 @@ fn nic(name: &str) -> Nic {
     }
 }
 
-fn apply(document: &str, nics: &[&Nic], allocation: Allocation) -> Result<String, Error> {
+fn apply(document: &str, nics: &[&Nic], allocation: Allocation) -> Result<String, DomainError> {
     let nics: Vec<_> = nics.iter().map(|nic| Attachment { nic, socket: SOCKET }).collect();
     with_nics(document, &nics, allocation)
 }
@@ -62,7 +62,6 @@ fn nic_without_element_follows_last_interface() {
 \t\t\t</source>
 \t\t\t<model type=\"virtio-non-transitional\"/>
 \t\t\t<driver name=\"vhost\" queues=\"4\"/>
-\t\t\t<mtu size=\"1500\"/>
 \t\t\t<rom enabled=\"no\"/>
 \t\t\t<alias name=\"ua-default\"/>
 \t\t\t<address type=\"pci\" domain=\"0x0000\" bus=\"0x01\" slot=\"0x00\" function=\"0x0\"/>
