@@ -17,6 +17,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use passt_rs::answer::dhcpv4::Extras;
 use passt_rs::answer::{Network, Services, V4, V6};
 use passt_rs::control::Control;
 use passt_rs::flow::nat::Nat;
@@ -113,6 +114,7 @@ fn settings(mtu: u16, protocols: Protocols) -> Settings {
             search: vec![],
             hostname: None,
             fqdn: None,
+            extras: Extras::default(),
             services: off,
         },
         nat: Nat {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use passt_rs::answer::dhcpv4::Extras;
 use passt_rs::answer::{Network, Services, V4, V6};
 use passt_rs::wire::{Envelope, Mac};
 
@@ -38,6 +39,7 @@ pub(crate) fn network(choice: u8) -> Network {
         search: ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local"].map(String::from).into(),
         hostname: Some("vm".into()),
         fqdn: Some("vm.sub.ns.svc.cluster.local".into()),
+        extras: Extras::default(),
         services: Services { dhcp: on, dhcpv6: on, ndp: on, ra: on, announce_dns: on, announce_search: on },
     }
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
+use super::dhcpv4::Extras;
 use super::{Network, Question, Services, V4, V6};
 use crate::drop_reason::DropReason;
 use crate::wire::checksum::Sum;
@@ -33,6 +34,7 @@ pub(super) fn network() -> Network {
         search: ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local"].map(String::from).into(),
         hostname: Some("vm".into()),
         fqdn: Some("vm.sub.ns.svc.cluster.local".into()),
+        extras: Extras::default(),
         services: Services {
             dhcp: true,
             dhcpv6: true,

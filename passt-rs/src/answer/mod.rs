@@ -105,6 +105,8 @@ pub struct Network {
     pub hostname: Option<String>,
     /// Fully qualified name to hand out (DHCP option 81, DHCPv6 option 39).
     pub fqdn: Option<String>,
+    /// What DHCPv4 hands out besides.
+    pub extras: dhcpv4::Extras,
     pub services: Services,
 }
 

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use passt_rs::answer::dhcpv4::Extras;
 use passt_rs::answer::{Network, Services, V4, V6};
 use passt_rs::capture::Capture;
 use passt_rs::control::Control;
@@ -264,6 +265,7 @@ fn settings(options: &Options) -> Settings {
             search: Vec::new(),
             hostname: None,
             fqdn: None,
+            extras: Extras::default(),
             services,
         },
         nat: Nat {
