@@ -314,7 +314,7 @@ fn listen_port(
             Proto::Udp => udp::listen(address, v6_only, device)
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?,
         };
-        Ok(Listening { protocol, socket, guest_port })
+        Ok(Listening { protocol, socket, guest_port, device: rule.interface.clone() })
     };
     match on(address) {
         Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if !v6_only => on(Ipv4Addr::UNSPECIFIED.into()),

@@ -4,6 +4,7 @@
 //! must not pass.
 #![expect(
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::tests_outside_test_module,
     clippy::unwrap_used,
     reason = "the whole file is tests"
@@ -15,6 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use passt_rs::wire::checksum::Sum;
 use passt_rs::wire::{Envelope, Headers, Mac, protocol};
 use serde_json::Value;
 
@@ -29,23 +31,17 @@ struct Served {
 }
 
 impl Served {
-    /// Starts in the calling thread's network namespace.
+    /// Starts in the calling thread's network namespace, with a guest at 192.0.2.2.
     fn start(args: &[&str]) -> Self {
+        Self::bare(&[&["-a", "192.0.2.2/24", "-g", "192.0.2.1", "-4"], args].concat())
+    }
+
+    /// The same, with whatever address the namespace has.
+    fn bare(args: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [socket, control] = ["s", "control"].map(|name| folder.path().join(name));
         let mut process = Command::new(env!("CARGO_BIN_EXE_passt-rs"))
-            .args([
-                "--foreground",
-                "--runas",
-                "0",
-                "-a",
-                "192.0.2.2/24",
-                "-g",
-                "192.0.2.1",
-                "-4",
-                "-D",
-                "none",
-            ])
+            .args(["--foreground", "--runas", "0", "-D", "none"])
             .arg("-s")
             .arg(&socket)
             .arg("--control")
@@ -178,6 +174,81 @@ fn what_dhcp_is_to_hand_out_is_in_the_offer() {
             assert!(message.windows(option.len()).any(|bytes| bytes == option), "{option:?}: {message:?}");
         }
     });
+}
+
+/// A pod with a second interface that has its subnet only; passt-rs for that one.
+#[test]
+fn a_guest_on_a_secondary_interface_gets_its_subnet_and_reaches_nothing_of_the_pod() {
+    in_namespace(|| {
+        let setup = "link add eth0 type veth peer name far0\nlink add net1 type veth peer name far1\n\
+                     link set far0 up\nlink set far1 up\nlink set eth0 up\nlink set net1 up\n\
+                     addr add 10.0.0.5/24 dev eth0\naddr add 10.0.1.5/24 dev net1\n\
+                     addr add fd00::5/64 dev eth0 nodad\naddr add fd00:1::5/64 dev net1 nodad\n\
+                     route add default via 10.0.0.1\n-6 route add default via fd00::1";
+        for line in setup.lines() {
+            assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "ip {line}");
+        }
+        let service = std::net::TcpListener::bind("0.0.0.0:7777").unwrap();
+        service.set_nonblocking(true).unwrap();
+        let mut served = Served::bare(&["-i", "net1", "--no-map-gw", "-t", "80"]);
+        served.send(&discover());
+        let codes = served.until(|headers, frame| {
+            let ip = headers.ip.as_ref().filter(|ip| ip.protocol == protocol::UDP)?;
+            Some(option_codes(&frame[ip.payload()][8 + 240..]))
+        });
+        assert!(codes.contains(&1) && !codes.contains(&3) && !codes.contains(&121), "{codes:?}");
+        served.send(&router_solicitation());
+        let lifetime = served.until(|headers, frame| {
+            let ip = headers.ip.as_ref().filter(|ip| ip.protocol == protocol::ICMPV6)?;
+            let message = &frame[ip.payload()];
+            (message[0] == 134).then(|| message[6..8].to_vec())
+        });
+        assert_eq!(lifetime, [0, 0]);
+        let before = served.stats()["drops"]["destination"].as_u64().unwrap();
+        served.send(&syn([10, 0, 1, 5], [10, 0, 0, 5], 7777));
+        while served.stats()["drops"]["destination"].as_u64().unwrap() == before {
+            assert_eq!(served.stats()["tcp"]["from_guest_total"], 0);
+        }
+        assert_eq!(service.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    });
+}
+
+fn option_codes(mut options: &[u8]) -> Vec<u8> {
+    let mut codes = Vec::new();
+    while let [code, len, rest @ ..] = options {
+        codes.push(*code);
+        options = rest.get(usize::from(*len)..).unwrap_or_default();
+    }
+    codes
+}
+
+fn router_solicitation() -> Vec<u8> {
+    let envelope = Envelope {
+        src_mac: GUEST_MAC,
+        dst_mac: Mac([0x33, 0x33, 0, 0, 0, 2]),
+        src: "fe80::5054:ff:fe12:3456".parse().unwrap(),
+        dst: "ff02::2".parse().unwrap(),
+        hop_limit: 255,
+    };
+    let mut frame = Vec::new();
+    envelope.open(&mut frame);
+    frame.extend([133, 0, 0, 0, 0, 0, 0, 0]);
+    envelope.seal_icmpv6(&mut frame);
+    frame
+}
+
+fn syn(src: [u8; 4], dst: [u8; 4], port: u16) -> Vec<u8> {
+    let (src, dst): (IpAddr, IpAddr) = (src.into(), dst.into());
+    let envelope = Envelope { src_mac: GUEST_MAC, dst_mac: Mac::BROADCAST, src, dst, hop_limit: 64 };
+    let mut segment =
+        [&[0x9c, 0x40][..], &port.to_be_bytes(), &[0; 8], &[0x50, 2, 0xff, 0xff, 0, 0, 0, 0]].concat();
+    let sum = Sum::pseudo_header(src, dst, protocol::TCP, segment.len()).with(&segment).finish();
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = Vec::new();
+    envelope.open(&mut frame);
+    frame.extend(segment);
+    envelope.seal(&mut frame, protocol::TCP);
+    frame
 }
 
 /// A DHCPDISCOVER without wishes.

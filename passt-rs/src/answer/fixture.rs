@@ -29,6 +29,7 @@ pub(super) fn network() -> Network {
             guest: "fd00:10:244::7".parse().unwrap(),
             prefix_len: 64,
             our_link_local: OUR_LINK_LOCAL.parse().unwrap(),
+            has_default_route: true,
         }),
         dns: ["10.96.0.10", "fd00:10:96::a"].map(|text| text.parse().unwrap()).into(),
         search: ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local"].map(String::from).into(),

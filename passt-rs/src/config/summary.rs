@@ -21,7 +21,10 @@ impl Config {
         });
         lines.push(match self.network.v6 {
             None => "IPv6: off".to_owned(),
-            Some(v6) => format!("IPv6: {}/{}, router {}", v6.guest, v6.prefix_len, v6.our_link_local),
+            Some(v6) => {
+                let out = if v6.has_default_route { "" } else { " without default route" };
+                format!("IPv6: {}/{}, router {}{out}", v6.guest, v6.prefix_len, v6.our_link_local)
+            }
         });
         lines.push(format!("DNS: {}; search {}", list(&self.network.dns), list(&self.network.search)));
         lines.extend(self.dhcp());

@@ -17,6 +17,7 @@ fn around() -> Surroundings {
                 address: "10.244.1.5".parse().unwrap(),
                 prefix_len: 24,
                 gateway: Some("10.244.1.1".parse().unwrap()),
+                has_default_route: true,
             }),
             v6: Some(Uplink {
                 index: 2,
@@ -25,7 +26,13 @@ fn around() -> Surroundings {
                 address: "fd00:10:244::5".parse().unwrap(),
                 prefix_len: 64,
                 gateway: Some("fd00:10:244::1".parse().unwrap()),
+                has_default_route: true,
             }),
+            own: vec![
+                "10.244.1.5".parse().unwrap(),
+                "fd00:10:244::5".parse().unwrap(),
+                "10.0.1.5".parse().unwrap(),
+            ],
         }),
         resolv_conf: ResolvConf::parse("search svc.cluster.local\nnameserver 10.96.0.10\n"),
         ephemeral_ports: 32768..=60999,
@@ -35,7 +42,7 @@ fn around() -> Surroundings {
 
 fn calico() -> Surroundings {
     let mut around = around();
-    if let Ok(Pod { v4: Some(v4), v6: Some(v6) }) = &mut around.pod {
+    if let Ok(Pod { v4: Some(v4), v6: Some(v6), .. }) = &mut around.pod {
         (v4.prefix_len, v4.gateway) = (32, Some("169.254.1.1".parse().unwrap()));
         (v6.prefix_len, v6.gateway) = (128, Some("fe80::ecee:eeff:feee:eeee".parse().unwrap()));
     }
@@ -94,6 +101,39 @@ fn calico_pod_keeps_its_prefix_and_gateways() {
             "IPv6: fd00:10:244::5/128, router fe80::ecee:eeff:feee:eeee"
         ]
     );
+}
+
+/// A secondary interface: its subnet and nothing behind it.
+#[test]
+fn an_interface_without_default_route_gives_none_unless_a_gateway_is_given() {
+    let mut around = around();
+    if let Ok(Pod { v4: Some(v4), v6: Some(v6), .. }) = &mut around.pod {
+        (v4.gateway, v4.has_default_route) = (None, false);
+        (v6.gateway, v6.has_default_route) = (None, false);
+    }
+    let lines = [
+        "IPv4: 10.244.1.5/24, gateway none",
+        "IPv6: fd00:10:244::5/64, router fe80::9855:9aff:fe55:9a55 without default route",
+    ];
+    let config = resolve(&around, "--netns g --config-net").unwrap();
+    assert_eq!(config.summary()[2..4], lines);
+    let Transport::Tap(Tap { config_net: Some(setup), .. }) = config.transport else { panic!("no tap") };
+    assert_eq!((setup.v4.unwrap().gateway, setup.v6.unwrap().gateway), (None, None));
+    let given = resolve(&around, "-g 10.244.1.9 -g fd00:10:244::9").unwrap().network;
+    assert_eq!(given.v4.unwrap().gateway, Some("10.244.1.9".parse().unwrap()));
+    assert!(given.v6.unwrap().has_default_route);
+    // A link that is all there is to reach, as point-to-point ones: the way out needs no gateway.
+    if let Ok(Pod { v6: Some(v6), .. }) = &mut around.pod {
+        v6.has_default_route = true;
+    }
+    assert!(resolve(&around, "").unwrap().network.v6.unwrap().has_default_route);
+}
+
+#[test]
+fn all_addresses_of_the_pod_are_known() {
+    let other = "10.0.1.5:80".parse().unwrap();
+    assert!(!good("").nat.is_unreachable(other));
+    assert!(good("--no-map-gw").nat.is_unreachable(other));
 }
 
 #[test]

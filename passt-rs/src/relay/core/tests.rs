@@ -22,6 +22,7 @@ fn settings() -> Settings {
                 guest: "fd00::2".parse().unwrap(),
                 prefix_len: 64,
                 our_link_local: LINK_LOCAL.parse().unwrap(),
+                has_default_route: true,
             }),
             dns: vec![],
             search: vec![],
