@@ -26,7 +26,7 @@ pub struct Config {
 }
 
 #[derive(Debug, Error)]
-pub enum Error {
+pub enum ConfigError {
     #[error(
         "{CONTAINER_NAME} is not set. KubeVirt sets it since 1.6; the domain names our sockets by it, so give an older one's \
          container --container-name hook-sidecar-N"
@@ -43,19 +43,19 @@ pub enum Error {
 impl Config {
     /// # Errors
     /// What is missing or wrong, by its name.
-    pub fn resolve(serve: &Serve) -> Result<Self, Error> {
+    pub fn resolve(serve: &Serve) -> Result<Self, ConfigError> {
         let container = serve.container_name.clone().filter(|name| !name.is_empty());
-        let container = container.ok_or(Error::NoContainerName)?;
+        let container = container.ok_or(ConfigError::NoContainerName)?;
         if container.contains('/') || container.starts_with('.') || container.len() > CONTAINER_BYTES_MAX {
-            return Err(Error::ContainerName(container));
+            return Err(ConfigError::ContainerName(container));
         }
         if serve.binding_name.is_empty() {
-            return Err(Error::NoBindingName);
+            return Err(ConfigError::NoBindingName);
         }
         let net_folder = serve.hooks_folder.join(NET_FOLDER);
         let translator = match &serve.translator {
             Some(program) => program.clone(),
-            None => env::current_exe().map_err(Error::NoTranslator)?.with_file_name("passt-rs"),
+            None => env::current_exe().map_err(ConfigError::NoTranslator)?.with_file_name("passt-rs"),
         };
         Ok(Self {
             hook_socket: serve.hooks_folder.join(format!("{container}.sock")),

@@ -30,20 +30,20 @@ pub struct Defined {
 
 /// Why a domain is not touched.
 #[derive(Debug, Error)]
-pub enum Error {
+pub enum DefineError {
     #[error("the domain XML is not UTF-8: {0}")]
     Text(#[from] std::str::Utf8Error),
     #[error(transparent)]
     Vmi(#[from] vmi::Refusal),
     #[error(transparent)]
-    Domain(#[from] domain::Error),
+    Domain(#[from] domain::DomainError),
 }
 
 /// Adds the VMI's NICs to `domain`. Doing it twice is doing it once.
 ///
 /// # Errors
 /// What is wrong with the VMI or the XML, by field or by place.
-pub fn define(domain: &[u8], vmi: &[u8], surroundings: &Surroundings) -> Result<Defined, Error> {
+pub fn define(domain: &[u8], vmi: &[u8], surroundings: &Surroundings) -> Result<Defined, DefineError> {
     let document = std::str::from_utf8(domain)?;
     let plan = vmi::plan(vmi, &surroundings.place)?;
     let sockets: Vec<String> =
@@ -78,7 +78,7 @@ const STEM_BYTES_MAX: usize = 32;
 /// Who is charged for a page of memory that QEMU and translators share is whoever touches it first. A translator writes
 /// what the guest receives, so a container with little memory would be charged for all of a guest that receives a lot,
 /// and killed. There, QEMU is told to touch everything at start.
-fn allocation(document: &str, limit: Option<u64>) -> Result<Allocation, domain::Error> {
+fn allocation(document: &str, limit: Option<u64>) -> Result<Allocation, domain::DomainError> {
     let Some(limit) = limit else { return Ok(Allocation::OnDemand) };
     // A guest of unknown size may be large.
     let guest = domain::memory_bytes(document)?.unwrap_or(u64::MAX);

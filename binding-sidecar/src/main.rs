@@ -2,6 +2,7 @@
 //!
 //! Exit status 0 when it was told to end, 1 with the reason on standard error when it could not begin.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -57,7 +58,7 @@ fn show_definition(serve: &Serve, domain: &Path, vmi: &Path) -> anyhow::Result<(
     let defined = define(&read(domain)?, &read(vmi)?, &surroundings)?;
     for nic in &defined.plan.nics {
         let arguments = settings.wanted(nic).arguments;
-        eprintln!("{}: passt-rs {}", nic.name, arguments.join(" "));
+        eprintln!("{}: passt-rs {}", nic.name, arguments.join(OsStr::new(" ")).display());
     }
     Ok(std::io::stdout().write_all(defined.domain.as_bytes())?)
 }

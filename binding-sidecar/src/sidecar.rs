@@ -11,11 +11,11 @@ use tokio::sync::{Mutex, watch};
 use tonic::Status;
 use tracing::{debug, info, warn};
 
-use crate::define::{self, Defined, Surroundings, define, stem};
+use crate::define::{DefineError, Defined, Surroundings, define, stem};
 use crate::metrics::Metrics;
 use crate::nic::Nic;
 use crate::pod;
-use crate::translator::{self, Translators, Wanted, arguments, chain};
+use crate::translator::{TranslatorError, Translators, Wanted, arguments::arguments, chain};
 use crate::vmi::{Place, Plan};
 
 /// What does not change while the sidecar runs.
@@ -39,13 +39,13 @@ pub struct Call {
 
 /// Why a call is refused. Whatever it is, the domain was not touched, and translators that ran go on.
 #[derive(Debug, Error)]
-pub enum Error {
+pub enum CallError {
     #[error(transparent)]
-    Asked(#[from] define::Error),
+    Asked(#[from] DefineError),
     #[error("the pod's network interfaces cannot be read")]
-    Pod(#[source] std::io::Error),
+    Pod(#[source] io::Error),
     #[error(transparent)]
-    Translator(#[from] translator::Error),
+    Translator(#[from] TranslatorError),
 }
 
 /// Shared by all calls.
@@ -92,15 +92,15 @@ impl Sidecar {
             let text = chain(&error);
             warn!(call = call.name, version = call.version, "the domain stays as it is: {text}");
             match error {
-                Error::Asked(_) => Status::invalid_argument(text),
-                Error::Pod(_) | Error::Translator(_) => Status::failed_precondition(text),
+                CallError::Asked(_) => Status::invalid_argument(text),
+                CallError::Pod(_) | CallError::Translator(_) => Status::failed_precondition(text),
             }
         })
     }
 
-    async fn try_define(&self, call: Call, domain: &[u8], vmi: &[u8]) -> Result<String, Error> {
+    async fn try_define(&self, call: Call, domain: &[u8], vmi: &[u8]) -> Result<String, CallError> {
         let mut translators = self.translators.lock().await;
-        let surroundings = self.settings.surroundings().map_err(Error::Pod)?;
+        let surroundings = self.settings.surroundings().map_err(CallError::Pod)?;
         let Defined { domain, plan } = define(domain, vmi, &surroundings)?;
         let wanted: Vec<Wanted> = plan.nics.iter().map(|nic| self.settings.wanted(nic)).collect();
         translators.ensure(&wanted).await?;
@@ -184,7 +184,7 @@ impl Settings {
         Ok(Surroundings { container: self.container.clone(), place, memory_limit: pod::memory_limit() })
     }
 
-    fn wanted(&self, nic: &Nic) -> Wanted {
+    pub fn wanted(&self, nic: &Nic) -> Wanted {
         let (socket, control) = (self.socket(nic), self.control(nic));
         Wanted {
             name: nic.name.clone(),

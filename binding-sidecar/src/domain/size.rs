@@ -1,14 +1,14 @@
 //! How much memory a guest has.
 
 use super::document::Document;
-use super::{Error, at_most_one};
+use super::{DomainError, at_most_one};
 
 /// Bytes of memory of a domain's guest, with what may be plugged in later. None if the domain does not say, or says it in
 /// a unit that libvirt does not know.
 ///
 /// # Errors
 /// If the text is not well-formed, or says it twice.
-pub fn memory_bytes(document: &str) -> Result<Option<u64>, Error> {
+pub fn memory_bytes(document: &str) -> Result<Option<u64>, DomainError> {
     let document = Document::parse(document)?;
     let Some(domain) = document.root() else { return Ok(None) };
     for name in ["maxMemory", "memory"] {

@@ -12,49 +12,77 @@ pub(super) struct Callbacks {
     pub(super) sidecar: Arc<Sidecar>,
 }
 
-/// The service of one version, with the calls beyond `OnDefineDomain` that it has.
-macro_rules! callbacks {
-    ($version:ident, $($more:ident)*) => {
-        #[tonic::async_trait]
-        impl $version::callbacks_server::Callbacks for Callbacks {
-            async fn on_define_domain(
-                &self,
-                request: Request<$version::OnDefineDomainParams>,
-            ) -> Result<Response<$version::OnDefineDomainResult>, Status> {
-                let $version::OnDefineDomainParams { domain_xml, vmi } = request.into_inner();
-                let call = Call { name: "OnDefineDomain", version: stringify!($version) };
-                let domain_xml = self.sidecar.define(call, &domain_xml, &vmi).await?;
-                Ok(Response::new($version::OnDefineDomainResult { domain_xml }))
-            }
+impl Callbacks {
+    async fn define(&self, version: &'static str, domain: &[u8], vmi: &[u8]) -> Result<Vec<u8>, Status> {
+        self.sidecar.define(Call { name: "OnDefineDomain", version }, domain, vmi).await
+    }
 
-            $(callbacks!(@$more $version);)*
-        }
-    };
-
-    (@pre_cloud_init_iso $version:ident) => {
-        async fn pre_cloud_init_iso(
-            &self,
-            request: Request<$version::PreCloudInitIsoParams>,
-        ) -> Result<Response<$version::PreCloudInitIsoResult>, Status> {
-            let $version::PreCloudInitIsoParams { cloud_init_no_cloud_source, cloud_init_data, .. } =
-                request.into_inner();
-            self.sidecar.note(Call { name: "PreCloudInitIso", version: stringify!($version) });
-            Ok(Response::new($version::PreCloudInitIsoResult { cloud_init_no_cloud_source, cloud_init_data }))
-        }
-    };
-
-    (@shutdown $version:ident) => {
-        async fn shutdown(
-            &self,
-            _: Request<$version::ShutdownParams>,
-        ) -> Result<Response<$version::ShutdownResult>, Status> {
-            self.sidecar.note(Call { name: "Shutdown", version: stringify!($version) });
-            self.sidecar.shut_down();
-            Ok(Response::new($version::ShutdownResult {}))
-        }
-    };
+    fn note(&self, name: &'static str, version: &'static str) {
+        self.sidecar.note(Call { name, version });
+    }
 }
 
-callbacks!(v1alpha1,);
-callbacks!(v1alpha2, pre_cloud_init_iso);
-callbacks!(v1alpha3, pre_cloud_init_iso shutdown);
+#[tonic::async_trait]
+impl v1alpha1::callbacks_server::Callbacks for Callbacks {
+    async fn on_define_domain(
+        &self,
+        request: Request<v1alpha1::OnDefineDomainParams>,
+    ) -> Result<Response<v1alpha1::OnDefineDomainResult>, Status> {
+        let asked = request.into_inner();
+        let domain_xml = self.define("v1alpha1", &asked.domain_xml, &asked.vmi).await?;
+        Ok(Response::new(v1alpha1::OnDefineDomainResult { domain_xml }))
+    }
+}
+
+#[tonic::async_trait]
+impl v1alpha2::callbacks_server::Callbacks for Callbacks {
+    async fn on_define_domain(
+        &self,
+        request: Request<v1alpha2::OnDefineDomainParams>,
+    ) -> Result<Response<v1alpha2::OnDefineDomainResult>, Status> {
+        let asked = request.into_inner();
+        let domain_xml = self.define("v1alpha2", &asked.domain_xml, &asked.vmi).await?;
+        Ok(Response::new(v1alpha2::OnDefineDomainResult { domain_xml }))
+    }
+
+    async fn pre_cloud_init_iso(
+        &self,
+        request: Request<v1alpha2::PreCloudInitIsoParams>,
+    ) -> Result<Response<v1alpha2::PreCloudInitIsoResult>, Status> {
+        self.note("PreCloudInitIso", "v1alpha2");
+        let v1alpha2::PreCloudInitIsoParams { cloud_init_no_cloud_source, cloud_init_data, .. } =
+            request.into_inner();
+        Ok(Response::new(v1alpha2::PreCloudInitIsoResult { cloud_init_no_cloud_source, cloud_init_data }))
+    }
+}
+
+#[tonic::async_trait]
+impl v1alpha3::callbacks_server::Callbacks for Callbacks {
+    async fn on_define_domain(
+        &self,
+        request: Request<v1alpha3::OnDefineDomainParams>,
+    ) -> Result<Response<v1alpha3::OnDefineDomainResult>, Status> {
+        let asked = request.into_inner();
+        let domain_xml = self.define("v1alpha3", &asked.domain_xml, &asked.vmi).await?;
+        Ok(Response::new(v1alpha3::OnDefineDomainResult { domain_xml }))
+    }
+
+    async fn pre_cloud_init_iso(
+        &self,
+        request: Request<v1alpha3::PreCloudInitIsoParams>,
+    ) -> Result<Response<v1alpha3::PreCloudInitIsoResult>, Status> {
+        self.note("PreCloudInitIso", "v1alpha3");
+        let v1alpha3::PreCloudInitIsoParams { cloud_init_no_cloud_source, cloud_init_data, .. } =
+            request.into_inner();
+        Ok(Response::new(v1alpha3::PreCloudInitIsoResult { cloud_init_no_cloud_source, cloud_init_data }))
+    }
+
+    async fn shutdown(
+        &self,
+        _: Request<v1alpha3::ShutdownParams>,
+    ) -> Result<Response<v1alpha3::ShutdownResult>, Status> {
+        self.note("Shutdown", "v1alpha3");
+        self.sidecar.shut_down();
+        Ok(Response::new(v1alpha3::ShutdownResult {}))
+    }
+}
