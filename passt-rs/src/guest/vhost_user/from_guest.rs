@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
+use super::chain::Direction;
 use super::device::Device;
 use super::features;
 use super::memory::Part;
-use super::ring::Direction;
 use super::{Place, Received, SLICES_MAX, VhostUser};
 use crate::drop_reason::DropReason;
 use crate::guest::FRAME_MAX;

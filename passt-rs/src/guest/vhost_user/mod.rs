@@ -7,6 +7,7 @@
 //! | [`memory`] | the guest's addresses and ours, and the log of what we write |
 //! | [`vanished`] | what happens when that memory goes away under us |
 //! | [`ring`] | the split virtqueue |
+//! | [`chain`] | the descriptors of one frame in it |
 //! | [`inflight`] | what we took and did not give back, for who comes after us |
 //! | [`from_guest`], [`to_guest`] | frames |
 //!
@@ -16,6 +17,7 @@
 //! Everything is watched by an epoll of its own, so that rings nobody uses cost nothing, and one kick costs no look
 //! at the sockets.
 
+mod chain;
 mod device;
 mod features;
 mod from_guest;

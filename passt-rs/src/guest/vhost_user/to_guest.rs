@@ -2,10 +2,11 @@
 
 use std::io::IoSlice;
 
+use super::chain::Direction;
 use super::device::{Device, Queue};
 use super::inflight::Inflight;
 use super::memory::{Memory, Part};
-use super::ring::{Broken, Direction};
+use super::ring::Broken;
 use super::{Full, Room, VhostUser, features};
 use crate::drop_reason::DropReason;
 use crate::guest::{FRAME_MAX, HEADERS_MAX, PIECES_MAX, Payload};
