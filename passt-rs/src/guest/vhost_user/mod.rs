@@ -6,6 +6,7 @@
 //! | [`device`] | what messages set up |
 //! | [`memory`] | the guest's addresses and ours, and the log of what we write |
 //! | [`vanished`] | what happens when that memory goes away under us |
+//! | [`queue`] | a ring with its kick and signals: what runs when |
 //! | [`ring`] | the split virtqueue |
 //! | [`chain`] | the descriptors of one frame in it |
 //! | [`inflight`] | what we took and did not give back, for who comes after us |
@@ -23,6 +24,7 @@ mod features;
 mod from_guest;
 mod inflight;
 mod memory;
+mod queue;
 mod ring;
 mod session;
 mod supply;
@@ -52,8 +54,9 @@ use crate::iovec::Piece;
 use crate::reserve::Reserve;
 use crate::wire::Offload;
 
-use device::{Device, FIRST_KICK};
+use device::Device;
 use from_guest::Frames;
+use queue::FIRST_KICK;
 use session::{Heard, Session};
 use to_guest::Outgoing;
 

@@ -3,9 +3,10 @@
 use std::io::IoSlice;
 
 use super::chain::Direction;
-use super::device::{Device, Queue};
+use super::device::Device;
 use super::inflight::Inflight;
 use super::memory::{Memory, Part};
+use super::queue::Queue;
 use super::ring::Broken;
 use super::{Full, Room, VhostUser, features};
 use crate::drop_reason::DropReason;
