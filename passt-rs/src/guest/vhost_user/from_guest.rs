@@ -254,17 +254,14 @@ impl VhostUser {
 
     /// Gives all frames back to the guest; they are visible after the next flush.
     pub(super) fn give_frames_back(&mut self) {
-        let taken = std::mem::take(&mut self.frames.taken);
-        for (index, head) in &taken {
-            self.touch(*index);
-            let Device { queues, memory, inflight, .. } = &mut self.device;
-            if let Some(queue) = queues.get_mut(usize::from(*index)) {
-                queue.give_back(memory, inflight.as_ref(), *head, 0);
+        let Device { queues, memory, inflight, .. } = &mut self.device;
+        let frames = &mut self.frames;
+        for (index, head) in frames.taken.drain(..) {
+            if let Some(queue) = queues.get_mut(usize::from(index)) {
+                queue.give_back(memory, inflight.as_ref(), head, 0);
+                queue.touch(&mut self.touched);
             }
         }
-        let frames = &mut self.frames;
-        frames.taken = taken;
-        frames.taken.clear();
         frames.parts.clear();
         frames.copies.clear();
         frames.held = 0;

@@ -257,15 +257,6 @@ impl VhostUser {
             queue.ring.do_without_kicks(memory);
         }
     }
-
-    /// Remembers that `index` has something to publish or to signal.
-    fn touch(&mut self, index: u16) {
-        if let Some(queue) = self.device.queues.get_mut(usize::from(index))
-            && !std::mem::replace(&mut queue.touched, true)
-        {
-            self.touched.push(index);
-        }
-    }
 }
 
 fn is_served(session: Option<&Session>) -> bool {

@@ -122,6 +122,13 @@ impl Queue {
         }
     }
 
+    /// Has something to publish or to signal: joins the list of those that do, once.
+    pub(super) fn touch(&mut self, touched: &mut Vec<u16>) {
+        if !std::mem::replace(&mut self.touched, true) {
+            touched.push(self.number);
+        }
+    }
+
     /// Stands still until it is set up again: what is in it cannot be trusted.
     pub(super) fn give_up(&mut self, reason: Broken) {
         tracing::warn!("ring {} stands still: {reason}", self.number);

@@ -130,9 +130,7 @@ impl VhostUser {
                         self.drops.count(DropReason::Descriptors);
                         queue.give_back(memory, inflight.as_ref(), chain.head, 0);
                     }
-                    if !std::mem::replace(&mut queue.touched, true) {
-                        self.touched.push(index);
-                    }
+                    queue.touch(&mut self.touched);
                     continue;
                 }
                 Ok(()) => {
@@ -227,8 +225,8 @@ impl VhostUser {
         }
         // All buffers of the frame become visible at once (virtio 1.2 section 5.1.6.4).
         queue.publish(memory, inflight.as_ref());
+        queue.touch(&mut self.touched);
         self.outgoing.pieces.clear();
-        self.touch(index);
     }
 
     pub(super) fn send_frame(
