@@ -143,8 +143,8 @@ impl VhostUser {
 
     /// Takes a waiting front end if none is served; turns others away.
     fn accept(&mut self) {
-        while let Some(stream) = self.door.next(|| is_served(self.session.as_ref())) {
-            if self.session.is_some() && !is_served(self.session.as_ref()) {
+        while let Some(stream) = self.door.next(self.session.as_ref()) {
+            if self.session.as_ref().is_some_and(is_closed) {
                 self.disconnect();
             }
             if self.session.is_some() {
@@ -228,10 +228,7 @@ impl VhostUser {
         let pair = self.device.queues.get(..2).unwrap_or_default();
         let up = pair.len() == 2 && pair.iter().all(|queue| queue.is_active() && queue.enabled);
         if up && !self.up {
-            self.link = match self.link {
-                Link::Down | Link::Replaced => Link::Replaced,
-                Link::Unchanged | Link::Up | Link::Gone => Link::Up,
-            };
+            self.link = self.link.attached();
         }
         self.up = up;
     }
@@ -257,10 +254,6 @@ impl VhostUser {
             queue.ring.do_without_kicks(memory);
         }
     }
-}
-
-fn is_served(session: Option<&Session>) -> bool {
-    session.is_some_and(|session| !is_closed(session))
 }
 
 impl Guest for VhostUser {
