@@ -217,11 +217,8 @@ impl VhostUser {
         loop {
             let head = match queue.take(inflight) {
                 Ok(Some(head)) => head,
-                Ok(None) => match queue.ring.ask_for_kicks(memory) {
-                    Ok(true) => {
-                        queue.ring.do_without_kicks(memory);
-                        continue;
-                    }
+                Ok(None) => match queue.ring.has_more(memory) {
+                    Ok(true) => continue,
                     Ok(false) => return None,
                     Err(broken) => {
                         queue.give_up(broken);

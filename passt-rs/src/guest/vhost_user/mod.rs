@@ -64,8 +64,9 @@ const DOOR: u64 = 0;
 const SESSION: u64 = 1;
 /// Events taken at once.
 const EVENTS: usize = 64;
-/// Descriptors held back for messages: what one may bring, twice, as they are looked at before they are taken.
-/// Connections may have taken all others, and a message that cannot be received ends the guest's network.
+/// Descriptors held back for messages: what one may bring, and as many for kicks and calls that messages before it
+/// brought in the same turn, which stay. Connections may have taken all others, and a message that cannot be received
+/// ends the guest's network.
 const SPARE: usize = 2 * MAX_ATTACHED_FD_ENTRIES;
 /// Messages handled before the rings get their turn.
 const MESSAGES_PER_TURN: usize = 64;

@@ -252,6 +252,15 @@ impl Ring {
         Ok(self.waiting_now()? > 0)
     }
 
+    /// Whether there is more. If not, the driver will say when there is.
+    pub(super) fn has_more(&mut self, memory: &Memory) -> Result<bool, Broken> {
+        let more = self.ask_for_kicks(memory)?;
+        if more {
+            self.do_without_kicks(memory);
+        }
+        Ok(more)
+    }
+
     /// Lets the driver add without telling us. With an event index it does so by itself: the index stays behind.
     pub(super) fn do_without_kicks(&self, memory: &Memory) {
         if let Some(places) = self.places.filter(|_| !self.event_idx) {

@@ -124,7 +124,7 @@ impl VhostUser {
             } else {
                 queue.supply.chains() > 0
             };
-            let asked = match filled {
+            let more = match filled {
                 Ok(()) if useless => {
                     while let Some(chain) = queue.supply.pop() {
                         self.drops.count(DropReason::Descriptors);
@@ -139,12 +139,12 @@ impl VhostUser {
                         queue.publish(memory, inflight.as_ref());
                         queue.interrupt();
                     }
-                    queue.ring.ask_for_kicks(memory)
+                    queue.ring.has_more(memory)
                 }
                 Err(broken) => Err(broken),
             };
-            match asked {
-                Ok(true) => queue.ring.do_without_kicks(memory),
+            match more {
+                Ok(true) => {}
                 Ok(false) => return 0,
                 Err(broken) => {
                     self.drops.count(DropReason::Descriptors);
@@ -270,18 +270,15 @@ impl VhostUser {
         if room == 0 {
             return 0;
         }
-        let Some(queue) = self.device.queues.get_mut(usize::from(index)) else { return 0 };
+        let Device { queues, memory, .. } = &mut self.device;
+        let Some(queue) = queues.get_mut(usize::from(index)) else { return 0 };
         let chains = usize::from(queue.ring.waiting_now().unwrap_or(0)) + usize::from(queue.supply.chains());
         queue.most_chains = queue.most_chains.max(chains);
         let each = queue.supply.first().map_or(1, |chain| chain.len.max(1));
         let of_frame = if mergeable { (before + len).div_ceil(each) } else { 1 };
         // A driver that gave enough for such a frame before will do so again; of another this is all there is.
         if chains < of_frame && queue.most_chains >= of_frame {
-            let Device { queues, memory, .. } = &mut self.device;
-            let queue = queues.get_mut(usize::from(index));
-            if let Some(queue) = queue
-                && queue.ring.ask_for_kicks(memory) == Ok(true)
-            {
+            if queue.ring.ask_for_kicks(memory) == Ok(true) {
                 queue.ring.do_without_kicks(memory);
             }
             return 0;
