@@ -218,8 +218,15 @@ impl Queue {
         }
     }
 
+    /// Has a kick come for what the driver adds from here on, and for what is there already.
+    pub(super) fn wait(&mut self, memory: &Memory) {
+        if self.ring.ask_for_kicks(memory) == Ok(true) {
+            self.look_again();
+        }
+    }
+
     /// Has the kick tell again of what it told before.
-    pub(super) fn look_again(&self) {
+    fn look_again(&self) {
         if let Some(Kick { fd, epoll, token }) = &self.kick {
             let _ = epoll::modify(epoll, fd, epoll::EventData::new_u64(*token), KICK_FLAGS);
         }

@@ -154,9 +154,7 @@ impl VhostUser {
             }
         }
         // A ring full of nothing that could be filled.
-        if queue.ring.ask_for_kicks(memory) == Ok(true) {
-            queue.look_again();
-        }
+        queue.wait(memory);
         0
     }
 
@@ -276,11 +274,12 @@ impl VhostUser {
         queue.most_chains = queue.most_chains.max(chains);
         let each = queue.supply.first().map_or(1, |chain| chain.len.max(1));
         let of_frame = if mergeable { (before + len).div_ceil(each) } else { 1 };
+        // The first chain may be a small one in front of large ones, and the parts may be as many as a frame can have.
+        let lacking =
+            chains < of_frame && queue.supply.bytes() < before + len && queue.supply.parts() < PIECES_MAX;
         // A driver that gave enough for such a frame before will do so again; of another this is all there is.
-        if chains < of_frame && queue.most_chains >= of_frame {
-            if queue.ring.ask_for_kicks(memory) == Ok(true) {
-                queue.ring.do_without_kicks(memory);
-            }
+        if lacking && queue.most_chains >= of_frame {
+            queue.wait(memory);
             return 0;
         }
         (chains / of_frame).max(1).min(most)
