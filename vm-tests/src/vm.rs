@@ -39,6 +39,8 @@ pub struct Options {
     pub spare_memory_mib: u32,
     pub cpus: u8,
     pub mac: String,
+    /// What the machine says the network's MTU is, in bytes. `None`: it says nothing.
+    pub mtu: Option<u16>,
     pub netdev: Netdev,
 }
 
@@ -65,7 +67,14 @@ impl Netdev {
 impl Options {
     /// One NIC on `netdev`; memory that holds the streams of the throughput tests.
     pub fn new(netdev: Netdev) -> Self {
-        Self { memory_mib: 1536, spare_memory_mib: 0, cpus: 2, mac: "52:54:00:12:34:56".to_owned(), netdev }
+        Self {
+            memory_mib: 1536,
+            spare_memory_mib: 0,
+            cpus: 2,
+            mac: "52:54:00:12:34:56".to_owned(),
+            mtu: None,
+            netdev,
+        }
     }
 }
 

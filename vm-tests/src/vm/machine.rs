@@ -77,6 +77,9 @@ pub(super) fn nic(options: &Options) -> serde_json::Value {
         "mac": options.mac,
         "romfile": "",
     });
+    if let (Some(mtu), Some(fields)) = (options.mtu, nic.as_object_mut()) {
+        fields.insert("host_mtu".to_owned(), mtu.into());
+    }
     if let (Netdev::VhostUser { pairs: pairs @ 2.., .. }, Some(fields)) =
         (&options.netdev, nic.as_object_mut())
     {
