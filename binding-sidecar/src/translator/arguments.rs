@@ -144,3 +144,7 @@ impl Line {
 
 /// `60000-60001,` a few thousand times: Linux takes arguments of up to 128 KiB.
 const RANGES_MAX: usize = 8192;
+
+#[cfg(test)]
+#[path = "arguments_tests.rs"]
+mod tests;
