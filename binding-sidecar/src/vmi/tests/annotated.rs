@@ -137,6 +137,9 @@ fn bad_ones_are_refused_by_name() {
         ("map-host-loopback", "127.0.0.1", with("127.0.0.1", loopback)),
         ("map-host-loopback", "::ffff:10.0.0.1", with("::ffff:10.0.0.1", loopback)),
         ("map-host-loopback", "none", with("none", loopback)),
+        ("map-host-loopback", "255.255.255.255", with("255.255.255.255", loopback)),
+        ("map-host-loopback", "ff02::1", with("ff02::1", loopback)),
+        ("dns", "224.0.0.1", with("224.0.0.1", dns)),
         ("log-level", "error", with("error", "expected warn, info, debug or trace")),
         ("flows-max", "0", with("0", "expected 1 to 131072")),
         ("flows-max", "131073", with("131073", "expected 1 to 131072")),
@@ -154,6 +157,22 @@ fn bad_ones_are_refused_by_name() {
         let wanted =
             format!("VirtualMachineInstance demo/vm: metadata.annotations \"{annotation}\": {wanted}");
         assert_eq!(refusal.to_string(), wanted);
+    }
+}
+
+#[test]
+fn a_search_domain_is_no_longer_than_dns_allows() {
+    let label = "d".repeat(63);
+    let longest = [label.as_str(), &label, &label, &label[2..]].join(".");
+    let table = [
+        (longest.clone(), true),
+        (format!("{longest}."), true),
+        (format!("{longest}d"), false),
+        (label.clone(), true),
+        (format!("{label}d"), false),
+    ];
+    for (domain, fits) in table {
+        assert_eq!(read(&annotated(&[("sluice.dev/dns-search", &domain)])).is_ok(), fits, "{domain}");
     }
 }
 
