@@ -78,7 +78,8 @@ fn forward(flag: &str, ports: &Ports, nic: &Nic, line: &mut Line) {
 /// Where to listen. All NICs of a VM forward the same port, each on its own network: by interface, as addresses may change.
 /// The primary one is also who is meant on the pod's loopback, where a mesh's proxy and `kubectl port-forward` come from.
 /// Loopback is named as an interface too: that is both families, those that the pod has, and passt-rs and the kernel know
-/// that the two places have nothing in common.
+/// that the two places have nothing in common. It costs a second socket for each port, so it comes last: where descriptors do
+/// not suffice for both, loopback goes without.
 fn places(nic: &Nic) -> Vec<String> {
     let own = format!("%{}/", nic.uplink.interface);
     match nic.uplink.sharing {
@@ -144,3 +145,7 @@ impl Line {
 
 /// `60000-60001,` a few thousand times: Linux takes arguments of up to 128 KiB.
 const RANGES_MAX: usize = 8192;
+
+#[cfg(test)]
+#[path = "arguments_tests.rs"]
+mod tests;
