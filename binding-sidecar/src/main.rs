@@ -56,9 +56,8 @@ fn show_definition(serve: &Serve, domain: &Path, vmi: &Path) -> anyhow::Result<(
     let read = |file: &Path| fs::read(file).with_context(|| format!("reading {}", file.display()));
     let surroundings = settings.surroundings().context("the pod's network interfaces cannot be read")?;
     let defined = define(&read(domain)?, &read(vmi)?, &surroundings)?;
-    for nic in &defined.plan.nics {
-        let arguments = settings.wanted(nic).arguments;
-        eprintln!("{}: passt-rs {}", nic.name, arguments.join(OsStr::new(" ")).display());
+    for wanted in settings.wanted(&defined.plan.nics, surroundings.memory_limit) {
+        eprintln!("{}: passt-rs {}", wanted.name, wanted.arguments.join(OsStr::new(" ")).display());
     }
     Ok(std::io::stdout().write_all(defined.domain.as_bytes())?)
 }

@@ -102,7 +102,7 @@ impl Sidecar {
         let mut translators = self.translators.lock().await;
         let surroundings = self.settings.surroundings().map_err(CallError::Pod)?;
         let Defined { domain, plan } = define(domain, vmi, &surroundings)?;
-        let wanted: Vec<Wanted> = plan.nics.iter().map(|nic| self.settings.wanted(nic)).collect();
+        let wanted = self.settings.wanted(&plan.nics, surroundings.memory_limit);
         translators.ensure(&wanted).await?;
         self.metrics_address.send_if_modified(|address| {
             let changed = *address != plan.metrics_address;
@@ -119,9 +119,8 @@ impl Sidecar {
         self.metrics.hook_call(call, true, Duration::ZERO);
     }
 
-    /// QEMU is gone: whoever waits for [`Self::ended`] goes on.
+    /// Whoever waits for [`Self::ended`] goes on.
     pub fn shut_down(&self) {
-        info!("Shutdown: the VM has ended");
         self.end.send_replace(true);
     }
 
@@ -184,15 +183,21 @@ impl Settings {
         Ok(Surroundings { container: self.container.clone(), place, memory_limit: pod::memory_limit() })
     }
 
-    pub fn wanted(&self, nic: &Nic) -> Wanted {
-        let (socket, control) = (self.socket(nic), self.control(nic));
-        Wanted {
-            name: nic.name.clone(),
-            pod_interface: nic.uplink.interface.clone(),
-            arguments: arguments(nic, &socket, &control),
-            socket,
-            control,
-        }
+    /// Translators for these NICs, which share what memory there is.
+    pub fn wanted(&self, nics: &[Nic], memory_limit: Option<u64>) -> Vec<Wanted> {
+        let share = memory_limit.map(|bytes| bytes / DESCRIPTOR_BYTES / nics.len().max(1) as u64);
+        let wanted = |nic| {
+            let (socket, control) = (self.socket(nic), self.control(nic));
+            Wanted {
+                name: nic.name.clone(),
+                pod_interface: nic.uplink.interface.clone(),
+                arguments: arguments(nic, &socket, &control),
+                socket,
+                control,
+                descriptors_max: share.map(|share| share.max(DESCRIPTORS_MIN)),
+            }
+        };
+        nics.iter().map(wanted).collect()
     }
 
     fn socket(&self, nic: &Nic) -> PathBuf {
@@ -203,3 +208,11 @@ impl Settings {
         self.net_folder.join(format!("{}.control", stem(nic)))
     }
 }
+
+/// A container's memory for each descriptor of its translators: what a listening socket costs in the kernel (4.3 KB for
+/// TCP, 3.0 KB for UDP; Linux 6.18), and room for what waits in open connections. A translator that forwards all ports
+/// would open 75 000 of them (270 MB), and the kernel would kill it in a container of 64 MB.
+const DESCRIPTOR_BYTES: u64 = 6400;
+
+/// For a guest to be reachable at all.
+const DESCRIPTORS_MIN: u64 = 256;

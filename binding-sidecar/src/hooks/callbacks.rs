@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kubevirt_hooks::{v1alpha1, v1alpha2, v1alpha3};
 use tonic::{Request, Response, Status};
+use tracing::info;
 
 use crate::sidecar::{Call, Sidecar};
 
@@ -82,6 +83,7 @@ impl v1alpha3::callbacks_server::Callbacks for Callbacks {
         _: Request<v1alpha3::ShutdownParams>,
     ) -> Result<Response<v1alpha3::ShutdownResult>, Status> {
         self.note("Shutdown", "v1alpha3");
+        info!("Shutdown: the VM has ended");
         self.sidecar.shut_down();
         Ok(Response::new(v1alpha3::ShutdownResult {}))
     }

@@ -50,6 +50,8 @@ pub struct Wanted {
     pub socket: PathBuf,
     /// Where the translator answers us.
     pub control: PathBuf,
+    /// Most descriptors it may open: less than it could have where each costs memory that there is not.
+    pub descriptors_max: Option<u64>,
 }
 
 /// Why there is no translator.

@@ -7,7 +7,6 @@
 //! A process group of its own: whoever signals ours (a terminal's interrupt, a `kill 0`) means us, and we end
 //! translators in order instead of finding them ended.
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
@@ -16,12 +15,13 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::Wanted;
 use super::log::{self, Tail};
 
 /// A child that was started.
@@ -35,31 +35,30 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts `program`; what it prints goes to our log under the name of `interface`.
+    /// Starts `program`; what it prints goes to our log under the interface's name.
     pub(super) fn start(
         program: &Path,
-        arguments: &[impl AsRef<OsStr>],
-        interface: &str,
+        wanted: &Wanted,
     ) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         // Room for a burst of lines while we are busy; less where the user's pipes have grown too much already.
         let _ = rustix::pipe::fcntl_setpipe_size(writer.as_fd(), PIPE_BYTES);
         let mut command = Command::new(program);
         command
-            .args(arguments)
+            .args(&wanted.arguments)
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
             .stderr(writer)
             .process_group(0)
             .kill_on_drop(true);
-        end_with_us(&mut command);
+        prepare(&mut command, wanted.descriptors_max);
         let child = command.spawn()?;
         // With it go our copies of the pipe's other end; the reader would never see the end otherwise.
         drop(command);
         let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
         let tail = Tail::default();
         let reader = pipe::Receiver::from_owned_fd(reader.into())?;
-        let reader = tokio::spawn(log::copy(reader, interface.to_owned(), tail.clone()));
+        let reader = tokio::spawn(log::copy(reader, wanted.name.clone(), tail.clone()));
         Ok(Self { child, pid, reader, tail })
     }
 
@@ -118,15 +117,23 @@ impl Drop for Process {
     }
 }
 
-#[expect(unsafe_code, reason = "nothing but the child itself can ask for its death signal")]
-fn end_with_us(command: &mut Command) {
+#[expect(unsafe_code, reason = "only the child itself can ask for its death signal and lower its limits")]
+fn prepare(command: &mut Command, descriptors_max: Option<u64>) {
     let us = rustix::process::getpid();
     let ask = move || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if let Some(max) = descriptors_max {
+            let limit = getrlimit(Resource::Nofile);
+            let lower = |value: Option<u64>| Some(value.map_or(max, |value| value.min(max)));
+            setrlimit(
+                Resource::Nofile,
+                Rlimit { current: lower(limit.current), maximum: lower(limit.maximum) },
+            )?;
+        }
         // We may have ended before it asked.
         if rustix::process::getppid() == Some(us) { Ok(()) } else { Err(rustix::io::Errno::SRCH.into()) }
     };
-    // SAFETY: between fork and exec only what is async-signal-safe may be done: `ask` makes two system calls, and an
+    // SAFETY: between fork and exec only what is async-signal-safe may be done: `ask` makes system calls, and an
     // error of theirs is a number, so that nothing is allocated.
     unsafe { command.pre_exec(ask) };
 }

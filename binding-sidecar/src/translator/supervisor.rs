@@ -101,7 +101,7 @@ impl Work {
         let mut pauses = Pauses::default();
         loop {
             let started = Instant::now();
-            let failure = match Process::start(&self.program, &self.wanted.arguments, &self.wanted.name) {
+            let failure = match Process::start(&self.program, &self.wanted) {
                 Ok(mut process) => {
                     tokio::select! {
                         biased;
