@@ -184,4 +184,6 @@ fn address<'a>(document: &Document<'a>, interface: &Element) -> Option<Address<'
     Some(Address::Plain(attributes))
 }
 
-const ADDRESS_ORDER: [&str; 6] = ["type", "domain", "bus", "slot", "function", "multifunction"];
+/// Of PCI and of s390x's channels, as libvirt writes them.
+const ADDRESS_ORDER: [&str; 9] =
+    ["type", "domain", "bus", "slot", "function", "multifunction", "cssid", "ssid", "devno"];
