@@ -37,7 +37,7 @@ impl File<'_> {
     /// The unsigned number of `len` bytes, 8 at most, at `at`.
     fn number(&self, at: u64, len: usize) -> Result<u64> {
         let bytes = usize::try_from(at).ok().and_then(|at| self.bytes.get(at..at.checked_add(len)?));
-        let bytes = bytes.with_context(|| format!("cut short before byte {at}"))?;
+        let bytes = bytes.with_context(|| format!("cut short at byte {at}"))?;
         let push = |number, byte: &u8| (number << 8) | u64::from(*byte);
         Ok(if self.big_endian { bytes.iter().fold(0, push) } else { bytes.iter().rev().fold(0, push) })
     }
@@ -81,7 +81,7 @@ mod tests {
         is_static(&file(PT_DYNAMIC, 5)).unwrap();
         assert_eq!(fault(&file(PT_INTERP, 0)), "it asks for a dynamic linker");
         assert_eq!(fault(&file(PT_DYNAMIC, DT_NEEDED)), "it asks for a library");
-        assert_eq!(fault(&file(1, 0)[..70]), "cut short before byte 64");
+        assert_eq!(fault(&file(1, 0)[..66]), "cut short at byte 64");
         assert_eq!(fault(b"#!/bin/sh"), "not a 64-bit ELF file");
     }
 
