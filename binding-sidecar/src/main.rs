@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use anyhow::Context as _;
 use binding_sidecar::cli::{Cli, Command, Serve};
 use binding_sidecar::config::{self, Config};
 use binding_sidecar::define::define;
-use binding_sidecar::health::Health;
+use binding_sidecar::health::{self, Health};
 use binding_sidecar::hooks::{self, HookSocket};
 use binding_sidecar::metrics::Metrics;
 use binding_sidecar::names::PLUGIN_SOCKET;
@@ -24,11 +25,12 @@ use binding_sidecar::translator::Translators;
 use binding_sidecar::{logging, status};
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::Router;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -47,8 +49,7 @@ fn main() -> ExitCode {
 }
 
 fn show_status(serve: &Serve, json: bool) -> anyhow::Result<()> {
-    let text = runtime()?.block_on(status::read(&config::http_socket(serve), json))?;
-    Ok(std::io::stdout().write_all(text.as_bytes())?)
+    Ok(status::run(&config::http_socket(serve), json, &mut std::io::stdout())?)
 }
 
 fn show_definition(serve: &Serve, domain: &Path, vmi: &Path) -> anyhow::Result<()> {
@@ -97,10 +98,10 @@ async fn work(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("the translator, {}", config.translator.display()))?;
 
     let translators = Translators::new(config.translator.clone());
-    let metrics = Metrics::new(translators.board());
-    let sidecar = Arc::new(Sidecar::new(config.settings.clone(), translators, metrics.clone()));
-    let health = Health::serve(metrics, &config.http_socket, config.http_address, sidecar.metrics_address())
-        .context("serving metrics")?;
+    let metrics = Metrics::new();
+    let health = Health::new(translators.board(), metrics.clone());
+    let sidecar = Arc::new(Sidecar::new(config.settings.clone(), translators, metrics));
+    serve_health(&health, config, sidecar.metrics_address()).await?;
     let hook = publish(hooks::launcher_services(&sidecar), &sidecar, net, &config.hook_socket)?;
     let plugin = match config.plugin_folder.is_dir() {
         true => {
@@ -109,7 +110,7 @@ async fn work(config: &Config) -> anyhow::Result<()> {
         }
         false => None,
     };
-    health.ready();
+    health.set_hooks_listen(true);
     info!(socket = %config.hook_socket.display(), "ready for hook calls");
 
     tokio::select! {
@@ -124,6 +125,38 @@ async fn work(config: &Config) -> anyhow::Result<()> {
         served.end().await;
     }
     info!("ended");
+    Ok(())
+}
+
+/// Serves metrics and probes where flags say, and where the VMI says once a hook call brings it.
+async fn serve_health(
+    health: &Health,
+    config: &Config,
+    mut wanted: watch::Receiver<Option<SocketAddr>>,
+) -> anyhow::Result<()> {
+    let path = &config.http_socket;
+    let socket = health::listen_unix(path).with_context(|| format!("listening on {}", path.display()))?;
+    tokio::spawn(health.clone().serve_unix(socket));
+    if let Some(address) = config.http_address {
+        let listener =
+            health::listen_tcp(address).await.with_context(|| format!("listening on {address}"))?;
+        tokio::spawn(health.clone().serve_tcp(listener));
+    }
+    let health = health.clone();
+    tokio::spawn(async move {
+        let mut serving: Option<JoinHandle<()>> = None;
+        while wanted.changed().await.is_ok() {
+            if let Some(before) = serving.take() {
+                before.abort();
+            }
+            let Some(address) = *wanted.borrow_and_update() else { continue };
+            // A VM without metrics is better than no VM.
+            match health::listen_tcp(address).await {
+                Ok(listener) => serving = Some(tokio::spawn(health.clone().serve_tcp(listener))),
+                Err(error) => warn!(%address, "no metrics there: {error}"),
+            }
+        }
+    });
     Ok(())
 }
 

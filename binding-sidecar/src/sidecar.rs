@@ -12,7 +12,7 @@ use tonic::Status;
 use tracing::{debug, info, warn};
 
 use crate::define::{DefineError, Defined, Surroundings, define, stem};
-use crate::metrics::Metrics;
+use crate::metrics::{HookCall, Metrics};
 use crate::nic::Nic;
 use crate::pod;
 use crate::translator::{TranslatorError, Translators, Wanted, arguments::arguments, chain};
@@ -87,7 +87,12 @@ impl Sidecar {
     pub async fn define(&self, call: Call, domain: &[u8], vmi: &[u8]) -> Result<Vec<u8>, Status> {
         let started = Instant::now();
         let outcome = self.try_define(call, domain, vmi).await;
-        self.metrics.hook_call(call, outcome.is_ok(), started.elapsed());
+        let label = match &outcome {
+            Ok(_) => "ok",
+            Err(CallError::Asked(_)) => "invalid_argument",
+            Err(CallError::Pod(_) | CallError::Translator(_)) => "failed_precondition",
+        };
+        self.count(call, label, started.elapsed());
         outcome.map(String::into_bytes).map_err(|error| {
             let text = chain(&error);
             warn!(call = call.name, version = call.version, "the domain stays as it is: {text}");
@@ -116,7 +121,11 @@ impl Sidecar {
     /// Another call that changes nothing.
     pub fn note(&self, call: Call) {
         debug!(call = call.name, version = call.version, "called");
-        self.metrics.hook_call(call, true, Duration::ZERO);
+        self.count(call, "ok", Duration::ZERO);
+    }
+
+    fn count(&self, Call { name: call, version }: Call, outcome: &'static str, took: Duration) {
+        self.metrics.hook_call(HookCall { call, version, outcome }, took);
     }
 
     /// Whoever waits for [`Self::ended`] goes on.

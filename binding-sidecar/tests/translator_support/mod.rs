@@ -1,6 +1,7 @@
 //! A folder with translators in it.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "each test program uses a part of it")]
 
+use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -48,7 +49,7 @@ impl Room {
     pub(crate) fn wanted(&self, name: &str) -> Wanted {
         let socket = self.path(&format!("{name}.sock"));
         let control = self.path(&format!("{name}.control"));
-        let mut arguments: Vec<String> = [
+        let mut arguments: Vec<OsString> = [
             "--foreground",
             "--vhost-user",
             "--address=192.0.2.2/24",
@@ -56,15 +57,15 @@ impl Room {
             "--no-map-gw",
             "--dns=none",
         ]
-        .map(str::to_owned)
+        .map(OsString::from)
         .to_vec();
-        arguments.push(format!("--socket={}", socket.display()));
-        arguments.push(format!("--control={}", control.display()));
+        arguments.push(format!("--socket={}", socket.display()).into());
+        arguments.push(format!("--control={}", control.display()).into());
         if geteuid().is_root() {
             // Becoming nobody would make it forget that it ends with us.
-            arguments.push("--runas=0:0".to_owned());
+            arguments.push("--runas=0:0".into());
         }
-        Wanted { name: name.to_owned(), pod_interface: "eth0".to_owned(), arguments, socket, control }
+        Wanted { name: name.to_owned(), pod_interface: "eth0".to_owned(), arguments, socket, control, descriptors_max: None }
     }
 
     /// A program that does what `script` says.
