@@ -40,6 +40,21 @@ pub struct Options {
     pub cpus: u8,
     pub mac: String,
     pub netdev: Netdev,
+    /// Who touches the memory first, and so is charged for it.
+    pub first_touch: FirstTouch,
+    /// A memory balloon that tells QEMU of pages that the guest does not use; QEMU gives them back.
+    pub free_page_reporting: bool,
+    /// More words for the guest's kernel.
+    pub kernel_arguments: &'static str,
+}
+
+/// Who is charged for the guest's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstTouch {
+    /// Whoever comes first to each page: a CPU of the guest, or the translator with a packet.
+    Whoever,
+    /// QEMU, before the guest starts.
+    Qemu,
 }
 
 /// The other end of the guest's NIC.
@@ -65,7 +80,16 @@ impl Netdev {
 impl Options {
     /// One NIC on `netdev`; memory that holds the streams of the throughput tests.
     pub fn new(netdev: Netdev) -> Self {
-        Self { memory_mib: 1536, spare_memory_mib: 0, cpus: 2, mac: "52:54:00:12:34:56".to_owned(), netdev }
+        Self {
+            memory_mib: 1536,
+            spare_memory_mib: 0,
+            cpus: 2,
+            mac: "52:54:00:12:34:56".to_owned(),
+            netdev,
+            first_touch: FirstTouch::Whoever,
+            free_page_reporting: false,
+            kernel_arguments: "",
+        }
     }
 }
 
