@@ -19,6 +19,7 @@ use anyhow::Context as _;
 
 pub use agent::Output;
 pub use image::Image;
+pub(crate) use machine::KERNEL_ARGUMENTS;
 
 use crate::lab::{Child, Namespace, wait_for};
 use crate::translator::Cable;

@@ -153,9 +153,9 @@ fn parent() -> anyhow::Result<(PathBuf, Version)> {
         let lent = std::fs::read_to_string(folder.join("cgroup.subtree_control")).unwrap_or_default();
         lent.split_whitespace().any(|controller| controller == "memory")
     });
-    let parent = open.next().with_context(|| {
-        format!("no group above {} lets those below have memory limits", ours.display())
-    })?;
+    let parent = open
+        .next()
+        .with_context(|| format!("no group above {} lets those below have memory limits", ours.display()))?;
     Ok((parent.to_owned(), Version::Two))
 }
 

@@ -18,7 +18,8 @@ pub(super) const RECONNECT_MS: u32 = 200;
 const MEMORY_SLOTS: u8 = 4;
 
 /// The emulated timers are slow enough to be found broken; the CPU's random numbers spare a wait for others.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 loglevel=6 no_timer_check tsc=reliable random.trust_cpu=on";
+pub(crate) const KERNEL_ARGUMENTS: &str =
+    "console=ttyS0 loglevel=6 no_timer_check tsc=reliable random.trust_cpu=on";
 
 pub(super) fn machine(command: &mut Command, image: &Image, options: &Options) {
     command
