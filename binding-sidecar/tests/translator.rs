@@ -81,7 +81,7 @@ async fn a_program_that_ends_at_its_start_is_an_error_with_its_last_lines() {
     let room = Room::new();
     let mut translators = room.translators();
     let mut wanted = room.wanted("default");
-    wanted.arguments.push("--no-such-flag".to_owned());
+    wanted.arguments.push("--no-such-flag".into());
     let error = translators.ensure(&[wanted]).await.unwrap_err();
     let TranslatorError::Ended { interface, end, said } = &error else { panic!("{error}") };
     assert_eq!((interface.as_str(), *end), ("default", End::Exited(1)));
@@ -145,7 +145,7 @@ async fn what_cannot_be_had_leaves_the_others_running() {
     translators.ensure(std::slice::from_ref(&good)).await.unwrap();
     let pid = room.pid(&translators, "default");
     let mut bad = room.wanted("second");
-    bad.arguments.push("--mtu=5".to_owned());
+    bad.arguments.push("--mtu=5".into());
     let error = translators.ensure(&[good, bad]).await.unwrap_err();
     assert!(error.to_string().contains("interface second"), "{error}");
     assert_eq!(room.pid(&translators, "default"), pid);
@@ -174,7 +174,7 @@ async fn other_arguments_replace_a_translator_until_a_guest_came() {
     let wanted = |mtu: u16| {
         let mut wanted = room.wanted("default");
         wanted.arguments.retain(|argument| argument != "--vhost-user");
-        wanted.arguments.push(format!("--mtu={mtu}"));
+        wanted.arguments.push(format!("--mtu={mtu}").into());
         wanted
     };
     translators.ensure(&[wanted(1400)]).await.unwrap();
