@@ -3,12 +3,15 @@
 
 mod translator_support;
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use binding_sidecar::translator::{End, Phase, TranslatorError, Translators, control};
+use binding_sidecar::translator::{End, LOG_TARGET, Phase, TranslatorError, Translators, control};
 use rustix::process::Signal;
 use translator_support::{Room, alive, kill, until};
 
@@ -19,6 +22,8 @@ async fn a_translator_serves_when_the_call_returns_and_the_same_call_again_chang
     let wanted = [room.wanted("default"), room.wanted("second")];
     translators.ensure(&wanted).await.unwrap();
     let pids = [room.pid(&translators, "default"), room.pid(&translators, "second")];
+    // Signals to our process group are not for them.
+    assert!(pids.iter().all(|pid| process_group(*pid) == *pid));
     for each in &wanted {
         assert!(each.socket.exists());
         assert_eq!(control::stats(&each.control).await.unwrap().number("/cable/link_ups"), Some(0));
@@ -138,6 +143,49 @@ async fn a_program_that_never_serves_is_an_error_and_is_ended() {
 }
 
 #[tokio::test]
+async fn a_socket_that_somebody_else_serves_stays() {
+    let room = Room::new();
+    let wanted = room.wanted("default");
+    let _somebody = UnixListener::bind(&wanted.socket).unwrap();
+    let mut translators = room.translators();
+    let error = translators.ensure(std::slice::from_ref(&wanted)).await.unwrap_err();
+    assert!(matches!(error, TranslatorError::Ended { .. }), "{error}");
+    translators.stop().await;
+    UnixStream::connect(&wanted.socket).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_translator_prints_is_in_our_log_and_does_not_hold_it_up() {
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(
+        tracing_subscriber::fmt()
+            .json()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(log.clone())
+            .finish(),
+    );
+    let room = Room::new();
+    // Many times what a pipe holds, and no line of it ends.
+    let script =
+        format!("head -c 3000000 /dev/zero | tr '\\0' x >&2; exec {} \"$@\"", room.program().display());
+    let mut translators = Translators::new(room.script(&script));
+    translators.ensure(&[room.wanted("default")]).await.unwrap();
+    translators.stop().await;
+    let lines: Vec<serde_json::Value> =
+        log.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let theirs: Vec<_> = lines.iter().filter(|line| line["target"] == LOG_TARGET).collect();
+    assert!(theirs.iter().all(|line| line["fields"]["interface"] == "default"));
+    assert!(theirs.iter().all(|line| line["fields"]["message"].as_str().unwrap().len() < 5000));
+    // The end of the long line is the beginning of the first.
+    let message = |line: &&serde_json::Value| line["fields"]["message"].as_str().unwrap().to_owned();
+    assert!(message(&theirs[0]).ends_with("xxx [...]"), "{}", message(&theirs[0]));
+    let waiting = theirs.iter().find(|line| message(line).starts_with("waiting for the guest at")).unwrap();
+    assert_eq!(waiting["level"], "INFO");
+    let ours = |text: &str| lines.iter().any(|line| line["fields"]["message"] == text);
+    assert!(ours("translator serves") && ours("translator ended as asked"));
+}
+
+#[tokio::test]
 async fn what_cannot_be_had_leaves_the_others_running() {
     let room = Room::new();
     let mut translators = room.translators();
@@ -185,7 +233,7 @@ async fn other_arguments_replace_a_translator_until_a_guest_came() {
     assert!(!alive(first));
     assert_eq!(translators.board().entries()[0].restarts_total(), 0);
 
-    let _guest = std::os::unix::net::UnixStream::connect(&wanted(0).socket).unwrap();
+    let _guest = UnixStream::connect(&wanted(0).socket).unwrap();
     let control = wanted(0).control;
     let deadline = Instant::now() + Duration::from_secs(10);
     while control::stats(&control).await.unwrap().number("/cable/link_ups") != Some(1) {
@@ -232,6 +280,23 @@ async fn a_call_that_is_cut_short_is_taken_up_by_the_next() {
     translators.stop().await;
 }
 
+#[tokio::test]
+async fn a_replacement_that_is_cut_short_waits_for_the_place_to_be_free() {
+    let room = Room::new();
+    let mut translators = room.translators();
+    translators.ensure(&[room.wanted("default")]).await.unwrap();
+    let first = room.pid(&translators, "default");
+    // It takes a second to end.
+    kill(first, Signal::STOP);
+    let cut_short = tokio::time::timeout(Duration::from_millis(300), translators.ensure(&[])).await;
+    assert!(cut_short.is_err());
+    assert!(alive(first));
+    translators.ensure(&[room.wanted("default")]).await.unwrap();
+    assert!(!alive(first));
+    assert!(room.wanted("default").socket.exists());
+    translators.stop().await;
+}
+
 /// Runs itself as the sidecar.
 #[tokio::test]
 async fn a_sidecar_that_is_killed_leaves_no_orphan() {
@@ -260,6 +325,39 @@ async fn a_sidecar_that_is_killed_leaves_no_orphan() {
     sidecar.kill().unwrap();
     sidecar.wait().unwrap();
     until("the translators have ended", || pids.iter().all(|pid| !alive(*pid))).await;
+}
+
+/// A log's text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+fn process_group(pid: u32) -> u32 {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap());
+    u32::try_from(rustix::process::getpgid(pid).unwrap().as_raw_nonzero().get()).unwrap()
 }
 
 /// What this thread started and did not wait for.
