@@ -1,1 +1,225 @@
-fn main() {}
+//! The program: flags to a sidecar that answers, and one that has ended.
+//!
+//! Exit status 0 when it was told to end, 1 with the reason on standard error when it could not begin.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder};
+use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use binding_sidecar::cli::{Cli, Command, Serve};
+use binding_sidecar::config::{self, Config};
+use binding_sidecar::define::define;
+use binding_sidecar::health::{self, Health};
+use binding_sidecar::hooks::{self, HookSocket};
+use binding_sidecar::metrics::Metrics;
+use binding_sidecar::names::PLUGIN_SOCKET;
+use binding_sidecar::sidecar::Sidecar;
+use binding_sidecar::translator::Translators;
+use binding_sidecar::{logging, status};
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::server::Router;
+use tracing::{error, info, warn};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        None => serve(&cli.serve),
+        Some(Command::Status { json }) => show_status(&cli.serve, json),
+        Some(Command::Define { domain, vmi }) => show_definition(&cli.serve, &domain, &vmi),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluice-sidecar: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn show_status(serve: &Serve, json: bool) -> anyhow::Result<()> {
+    Ok(status::run(&config::http_socket(serve), json, &mut std::io::stdout())?)
+}
+
+fn show_definition(serve: &Serve, domain: &Path, vmi: &Path) -> anyhow::Result<()> {
+    let settings = Config::resolve(serve)?.settings;
+    let read = |file: &Path| fs::read(file).with_context(|| format!("reading {}", file.display()));
+    let surroundings = settings.surroundings().context("the pod's network interfaces cannot be read")?;
+    let defined = define(&read(domain)?, &read(vmi)?, &surroundings)?;
+    for wanted in settings.wanted(&defined.plan.nics, surroundings.memory_limit) {
+        eprintln!("{}: passt-rs {}", wanted.name, wanted.arguments.join(OsStr::new(" ")).display());
+    }
+    Ok(std::io::stdout().write_all(defined.domain.as_bytes())?)
+}
+
+fn serve(serve: &Serve) -> anyhow::Result<()> {
+    let config = Config::resolve(serve)?;
+    logging::init(serve.log_format, serve.log_level);
+    info!(
+        container = config.settings.container,
+        binding = config.settings.binding,
+        "sluice-sidecar {}",
+        env!("CARGO_PKG_VERSION")
+    );
+    let outcome = runtime()?.block_on(work(&config));
+    if let Err(error) = &outcome {
+        // Standard error is where people look; the log's shape is what machines read.
+        error!("{error:#}");
+    }
+    outcome
+}
+
+/// Of one thread: what starts a process must live as long as the process may (`translator`).
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting")
+}
+
+async fn work(config: &Config) -> anyhow::Result<()> {
+    // Before anything that a signal would have to clean up after.
+    let mut ending = Ending::watch().context("waiting for signals")?;
+    let net = &config.settings.net_folder;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(FOLDER_MODE)
+        .create(net)
+        .with_context(|| format!("making {}", net.display()))?;
+    rustix::fs::access(&config.translator, rustix::fs::Access::EXEC_OK)
+        .with_context(|| format!("the translator, {}", config.translator.display()))?;
+
+    let translators = Translators::new(config.translator.clone());
+    let metrics = Metrics::new();
+    let health = Health::new(translators.board(), metrics.clone());
+    let sidecar = Arc::new(Sidecar::new(config.settings.clone(), translators, metrics));
+    serve_health(&health, config, sidecar.metrics_address()).await?;
+    let hook = publish(hooks::launcher_services(&sidecar), &sidecar, net, &config.hook_socket)?;
+    let plugin = match config.plugin_folder.is_dir() {
+        true => {
+            let socket = config.plugin_folder.join(PLUGIN_SOCKET);
+            Some(publish(hooks::plugin_services(&sidecar), &sidecar, &config.plugin_folder, &socket)?)
+        }
+        false => None,
+    };
+    health.set_hooks_listen(true);
+    info!(socket = %config.hook_socket.display(), "ready for hook calls");
+
+    tokio::select! {
+        name = ending.next() => {
+            info!("{name}: ending");
+            sidecar.shut_down();
+        }
+        () = sidecar.ended() => {}
+    }
+    sidecar.end_translators().await;
+    for served in [Some(hook), plugin].into_iter().flatten() {
+        served.end().await;
+    }
+    info!("ended");
+    Ok(())
+}
+
+/// Serves metrics and probes where flags say, and where the VMI says once a hook call brings it.
+async fn serve_health(
+    health: &Health,
+    config: &Config,
+    mut wanted: watch::Receiver<Option<SocketAddr>>,
+) -> anyhow::Result<()> {
+    let path = &config.http_socket;
+    let socket = health::listen_unix(path).with_context(|| format!("listening on {}", path.display()))?;
+    tokio::spawn(health.clone().serve_unix(socket));
+    if let Some(address) = config.http_address {
+        let listener =
+            health::listen_tcp(address).await.with_context(|| format!("listening on {address}"))?;
+        tokio::spawn(health.clone().serve_tcp(listener));
+    }
+    let health = health.clone();
+    tokio::spawn(async move {
+        let mut serving: Option<JoinHandle<()>> = None;
+        while wanted.changed().await.is_ok() {
+            if let Some(before) = serving.take() {
+                before.abort();
+            }
+            let Some(address) = *wanted.borrow_and_update() else { continue };
+            // A VM without metrics is better than no VM.
+            match health::listen_tcp(address).await {
+                Ok(listener) => serving = Some(tokio::spawn(health.clone().serve_tcp(listener))),
+                Err(error) => warn!(%address, "no metrics there: {error}"),
+            }
+        }
+    });
+    Ok(())
+}
+
+/// A service on a socket.
+#[derive(Debug)]
+struct Served {
+    socket: HookSocket,
+    task: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+/// Serves `services` on a socket that appears at `path` when there is somebody to answer. `aside` is a folder beside it.
+fn publish(services: Router, sidecar: &Arc<Sidecar>, aside: &Path, path: &Path) -> anyhow::Result<Served> {
+    let context = || format!("listening on {}", path.display());
+    let (listener, hidden) = HookSocket::listen(aside, path).with_context(context)?;
+    let incoming = UnixListenerStream::new(listener);
+    let sidecar = Arc::clone(sidecar);
+    let task = tokio::spawn(async move {
+        services.serve_with_incoming_shutdown(incoming, async move { sidecar.ended().await }).await
+    });
+    let socket = hidden.publish().with_context(context)?;
+    Ok(Served { socket, task })
+}
+
+impl Served {
+    /// Nobody finds it any more; who was being answered still is, for a moment.
+    async fn end(self) {
+        drop(self.socket);
+        let _ = timeout(LAST_ANSWER, self.task).await;
+    }
+}
+
+/// Signals that end a container or a person's run.
+#[derive(Debug)]
+struct Ending {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+}
+
+impl Ending {
+    fn watch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// The name of the first that comes.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hang_up.recv() => "SIGHUP",
+            _ = self.quit.recv() => "SIGQUIT",
+        }
+    }
+}
+
+/// QEMU runs as our user; nobody else has a use for our sockets.
+const FOLDER_MODE: u32 = 0o700;
+
+/// What an answer on its way gets before the process ends.
+const LAST_ANSWER: Duration = Duration::from_millis(200);

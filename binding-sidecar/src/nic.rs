@@ -122,6 +122,16 @@ pub enum Ports {
     Only(Vec<u16>),
 }
 
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AllBut(excluded) if excluded.is_empty() => f.write_str("all"),
+            Self::AllBut(excluded) => write!(f, "all but {excluded:?}"),
+            Self::Only(listed) => write!(f, "{listed:?}"),
+        }
+    }
+}
+
 /// `dhcpOptions` of the VMI's interface, for DHCPv4.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DhcpOptions {

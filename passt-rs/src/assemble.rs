@@ -28,7 +28,7 @@ use crate::sandbox::{self, PidFile};
 const MTU_DEFAULT: u16 = 1500;
 /// One of so many descriptors may be a listening socket of `all`; the others are for connections.
 const LISTENING_SHARE: usize = 2;
-/// One of so many descriptors may be a UDP or echo flow's.
+/// One of so many flows may be UDP or echo.
 const DATAGRAM_SHARE: usize = 2;
 
 /// Files to remove at the end.
@@ -92,11 +92,18 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
             if6: outbound.interface6.clone(),
             freebind: config.freebind,
         },
-        limits: Limits { datagram_flows: descriptor_limit() / DATAGRAM_SHARE, ..Limits::default() },
-        guest_mac: None,
+        limits: limits(config.flows_max, descriptor_limit()),
+        guest_mac: config.guest_mac,
         one_off: config.one_off,
         secret,
     })
+}
+
+/// What is used up first limits: the flows there may be, or a descriptor for each of them.
+fn limits(flows_max: Option<usize>, descriptors: usize) -> Limits {
+    let limits = Limits::default();
+    let flows = flows_max.unwrap_or(limits.flows);
+    Limits { flows, datagram_flows: (flows.min(descriptors) / DATAGRAM_SHARE).max(1), ..limits }
 }
 
 /// Files of ours that are open.
@@ -307,7 +314,7 @@ fn listen_port(
             Proto::Udp => udp::listen(address, v6_only, device)
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?,
         };
-        Ok(Listening { protocol, socket, guest_port })
+        Ok(Listening { protocol, socket, guest_port, device: rule.interface.clone() })
     };
     match on(address) {
         Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if !v6_only => on(Ipv4Addr::UNSPECIFIED.into()),
@@ -318,4 +325,23 @@ fn listen_port(
 fn descriptor_limit() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_flows_there_may_be_or_of_the_descriptors_are_for_datagrams() {
+        for (flows_max, descriptors, flows, datagram_flows) in [
+            (None, 20_000, 131_072, 10_000),
+            (None, 1 << 20, 131_072, 65_536),
+            (Some(1000), 20_000, 1000, 500),
+            (Some(40_000), 20_000, 40_000, 10_000),
+            (Some(1), 20_000, 1, 1),
+        ] {
+            let limits = limits(flows_max, descriptors);
+            assert_eq!((limits.flows, limits.datagram_flows), (flows, datagram_flows));
+        }
+    }
 }

@@ -17,6 +17,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use passt_rs::answer::dhcpv4::Extras;
 use passt_rs::answer::{Network, Services, V4, V6};
 use passt_rs::control::Control;
 use passt_rs::flow::nat::Nat;
@@ -73,6 +74,7 @@ fn lab(mtu: u16, path_mtu: u16, protocols: Protocols, test: impl FnOnce(&mut Lab
             protocol: Proto::Udp,
             socket: udp::listen(address.parse().unwrap(), true, None).unwrap(),
             guest_port: 53,
+            device: None,
         });
         let opened = Opened { listening: listening.into(), control: Some(control), ..Opened::default() };
         let relay = std::thread::spawn(move || {
@@ -108,11 +110,12 @@ fn settings(mtu: u16, protocols: Protocols) -> Settings {
             our_mac: OUR_MAC,
             mtu: Some(mtu),
             v4: Some(V4 { guest: guest4, prefix_len: 24, gateway: Some(gateway) }),
-            v6: Some(V6 { guest: guest6, prefix_len: 64, our_link_local }),
+            v6: Some(V6 { guest: guest6, prefix_len: 64, our_link_local, has_default_route: true }),
             dns: vec![],
             search: vec![],
             hostname: None,
             fqdn: None,
+            extras: Extras::default(),
             services: off,
         },
         nat: Nat {
@@ -431,7 +434,7 @@ fn a_burst_that_the_kernel_joins_is_cut_to_its_datagrams() {
         lab(1500, 1500, ALL, move |lab| {
             let ip = repr(ends, protocol::UDP);
             let ours = SocketAddr::new(ip.dst, 7000);
-            let server = udp::connect_from(ours, SocketAddr::new(ip.src, 4000), false).unwrap();
+            let server = udp::connect_from(ours, SocketAddr::new(ip.src, 4000), None, false).unwrap();
             lab.send(&ip, &datagram(&ip, (4000, 7000), b"go"));
             lab.wait_for("udp", "from_guest_total", 1);
             let payload = pattern(3 * 1200 + 300);

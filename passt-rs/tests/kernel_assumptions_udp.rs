@@ -3,6 +3,7 @@
 //! - Sockets with SO_REUSEADDR share a UDP port; the kernel gives a datagram to the one connected to its sender,
 //!   and to an unconnected one only when there is none.
 //! - A connected UDP socket never receives from another peer; between bind and connect it does.
+//! - A socket bound to an interface sends through it, also where the better route leads elsewhere.
 //! - UDP_SEGMENT cuts one send to datagrams (Linux 4.18), and refuses a segment larger than the MTU.
 //! - UDP_GRO joins them again on receive and says their length in a control message (Linux 5.0).
 //! - IP_RECVERR queues ICMP errors with the payload they quote; the next send fails once with the error, without
@@ -72,6 +73,67 @@ fn server(address: &str) -> (UdpSocket, SocketAddr) {
     (socket, address)
 }
 
+/// Runs `ip` once per line.
+fn ip(lines: &str) {
+    for line in lines.lines() {
+        assert!(Command::new("ip").args(line.split_whitespace()).status().unwrap().success(), "ip {line}");
+    }
+}
+
+/// Packets that left by an interface of this thread's namespace.
+fn sent_by(interface: &str) -> u64 {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let line = table.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':')).unwrap();
+    line.split_whitespace().nth(9).unwrap().parse().unwrap()
+}
+
+/// As on a pod's secondary interface that has a default route, but not the best.
+#[test]
+fn a_flow_of_one_interface_answers_through_it() {
+    in_namespace(|| {
+        // Else both interfaces would send for themselves.
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        ip("link add eth0 type veth peer name far0
+            link add net1 type veth peer name far1
+            link set far0 up
+            link set far1 up
+            link set eth0 arp off up
+            link set net1 arp off up
+            addr add 10.0.0.5/24 dev eth0
+            addr add 10.0.1.5/24 dev net1
+            route add default dev eth0
+            route add default dev net1 metric 100");
+        let peer = "192.0.2.1:9".parse().unwrap();
+        for (port, device, by) in [(1, None, ["eth0", "net1"]), (2, Some("net1"), ["net1", "eth0"])] {
+            let before = by.map(sent_by);
+            let flow =
+                udp::connect_from(SocketAddr::from(([10, 0, 1, 5], port)), peer, device, false).unwrap();
+            // Without ARP a datagram that is sent has left.
+            assert_eq!(send(&flow, b"x", None), Ok(1));
+            assert_eq!([sent_by(by[0]) - before[0], sent_by(by[1]) - before[1]], [1, 0], "{device:?}");
+        }
+    });
+}
+
+/// The packet goes through loopback, and counts as come through the interface that has the address.
+#[test]
+fn a_port_of_one_interface_is_reached_by_its_address_from_within() {
+    in_namespace(|| {
+        ip("link add eth0 type veth peer name far0
+            link set far0 up
+            link set eth0 up
+            addr add 10.0.0.5/24 dev eth0");
+        let listener = udp::listen("[::]:4000".parse().unwrap(), false, Some("eth0")).unwrap();
+        let (client, _) = server("0.0.0.0:0");
+        client.send_to(b"x", "127.0.0.1:4000").unwrap();
+        client.send_to(b"y", "10.0.0.5:4000").unwrap();
+        wait(&listener, PollFlags::IN);
+        let mut batch = Batch::new();
+        assert_eq!(batch.receive(listener.as_fd(), RECEIVE_MAX), Ok(1), "what went to loopback came too");
+        assert_eq!(batch.datagram(0).unwrap().to, Some("10.0.0.5".parse().unwrap()));
+    });
+}
+
 fn connect(port: u16, to: SocketAddr) -> Socket {
     udp::connect(&Outbound::default(), port, to, true).unwrap().socket
 }
@@ -138,7 +200,7 @@ fn a_forwarded_peer_gets_a_socket_on_the_listener_s_port() {
         assert_eq!(first.from.unwrap().ip().to_canonical(), from.ip());
         assert_eq!((first.to, first.hop_limit), (Some(from.ip()), Some(64)));
 
-        let flow = udp::connect_from("127.0.0.1:4000".parse().unwrap(), from, false).unwrap();
+        let flow = udp::connect_from("127.0.0.1:4000".parse().unwrap(), from, None, false).unwrap();
         send(&flow, b"answer", None).unwrap();
         let mut buffer = [0; 16];
         let (len, source) = peer.recv_from(&mut buffer).unwrap();
@@ -155,8 +217,8 @@ fn one_send_of_many_segments_arrives_as_one_super_datagram() {
     for (to, ours) in [("127.0.0.1:5000", "127.0.0.1:5001"), ("[::1]:5000", "[::1]:5001")] {
         in_namespace(move || {
             let (to, ours): (SocketAddr, SocketAddr) = (to.parse().unwrap(), ours.parse().unwrap());
-            let receiver = udp::connect_from(to, ours, true).unwrap();
-            let sender = udp::connect_from(ours, to, false).unwrap();
+            let receiver = udp::connect_from(to, ours, None, true).unwrap();
+            let sender = udp::connect_from(ours, to, None, false).unwrap();
             sender.set_dont_fragment(true).unwrap();
             let payload: Vec<u8> = (0..12_100u32).map(|at| at.to_le_bytes()[0]).collect();
             assert_eq!(send(&sender, &payload, Some(1200)), Ok(1));
@@ -176,8 +238,8 @@ fn one_send_of_many_segments_arrives_as_one_super_datagram() {
 fn sixty_four_messages_are_sent_and_thirty_two_received_at_once() {
     in_namespace(|| {
         let (a, b) = ("127.0.0.1:5000".parse().unwrap(), "127.0.0.1:5001".parse().unwrap());
-        let sender = udp::connect_from(a, b, false).unwrap();
-        let receiver = udp::connect_from(b, a, false).unwrap();
+        let sender = udp::connect_from(a, b, None, false).unwrap();
+        let receiver = udp::connect_from(b, a, None, false).unwrap();
         let payloads: Vec<[u8; 1]> = (0..70).map(|at| [at]).collect();
         let slices: Vec<_> = payloads.iter().map(|payload| [Piece::new(payload)]).collect();
         let messages: Vec<_> = slices.iter().map(|slices| Message { slices, segment: None }).collect();
@@ -198,7 +260,7 @@ fn ttl_and_traffic_class_travel_both_ways() {
         in_namespace(move || {
             let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
             let (sender, receiver) =
-                (udp::connect_from(a, b, false).unwrap(), udp::connect_from(b, a, true).unwrap());
+                (udp::connect_from(a, b, None, false).unwrap(), udp::connect_from(b, a, None, true).unwrap());
             sender.set_hop_limit(7).unwrap();
             sender.set_traffic_class(0xb8).unwrap();
             send(&sender, b"x", None).unwrap();

@@ -11,6 +11,7 @@ mod namespace;
 mod variant;
 mod pod;
 mod child;
+mod memory;
 mod sweep;
 
 use std::ffi::OsStr;
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::Context as _;
 
 pub use child::Child;
+pub use memory::MemoryGroup;
 pub use namespace::Namespace;
 pub use pod::{SECOND_POD_V4, SECOND_POD_V6, SecondPod};
 pub use variant::{

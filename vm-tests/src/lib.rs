@@ -1,10 +1,13 @@
-//! Black-box labs of Sluice: they run binaries and look at what comes out; they import none of our other crates.
+//! Black-box labs of Sluice: they run binaries and look at what comes out; of our other crates they
+//! import only KubeVirt's API.
 
 pub mod lab;
 pub mod translator;
 pub mod services;
 pub mod vm;
 pub mod vhost;
+pub mod container;
 pub mod libvirt;
+pub mod launcher;
 pub mod traffic;
 pub mod bench;

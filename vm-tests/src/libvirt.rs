@@ -9,7 +9,7 @@ mod domain;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::os::unix::fs::{MetadataExt as _, chown, symlink};
+use std::os::unix::fs::{chown, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,29 +18,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal};
 
+use crate::container::{self, Hooks, POD_USER};
 use crate::lab::{Child, Lab, wait_for};
 use crate::vm::Image;
 
 pub use domain::{Domain, FORWARDED_PORT, Interface};
 
-/// Whom all of it runs as. libvirtd wants a user with a name, which KubeVirt's 107 need not be here.
+/// Whom a session runs as that is in no container. libvirtd wants a user with a name.
 const NOBODY: u32 = 65534;
-
-/// How a process becomes nobody, for good.
-const AS_NOBODY: [&str; 8] = [
-    "setpriv",
-    "--reuid",
-    "65534",
-    "--regid",
-    "65534",
-    "--clear-groups",
-    "--bounding-set=-all",
-    "--no-new-privs",
-];
-
-/// The same where the labs' root is that of a user namespace, which cannot become anybody else: in one more of them the
-/// only user there is, the one who runs the tests, is nobody.
-const AS_NOBODY_INSIDE: [&str; 4] = ["unshare", "--user", "--map-user=65534", "--map-group=65534"];
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -56,9 +41,21 @@ pub struct Libvirt<'lab> {
     lab: &'lab Lab,
     daemon: Child,
     folder: PathBuf,
-    as_nobody: &'static [&'static str],
+    /// How a process becomes its user.
+    identity: Vec<String>,
     /// What its folders held before the first domain.
     at_first: BTreeSet<PathBuf>,
+}
+
+/// Files of a guest; there is one guest at a time.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    /// What its kernel printed.
+    pub(crate) console: PathBuf,
+    /// The socket of its second serial port.
+    pub(crate) agent: PathBuf,
 }
 
 /// A translator that is not libvirt's to start or to end.
@@ -78,26 +75,45 @@ impl Backend {
 impl<'lab> Libvirt<'lab> {
     /// Starts libvirtd in the lab's pod. The program it finds as `passt` is `translator`.
     pub fn start(lab: &'lab Lab, translator: &Path, image: &Image) -> anyhow::Result<Self> {
+        Self::start_as(lab, NOBODY, image, |folder| {
+            // Copied: the target folder may be closed to other users, say /root.
+            std::fs::copy(translator, folder.join("bin/passt-rs"))
+                .with_context(|| format!("copy {}", translator.display()))?;
+            symlink("passt-rs", folder.join("bin/passt")).context("a program named passt")?;
+            Ok(Vec::new())
+        })
+    }
+
+    /// Starts libvirtd in the lab's pod as KubeVirt's compute container has it: as the pod's user, with the sidecars'
+    /// sockets where the domain's XML says they are, and without passt.
+    pub fn start_as_compute(lab: &'lab Lab, hooks: &Hooks, image: &Image) -> anyhow::Result<Self> {
+        Self::start_as(lab, POD_USER, image, |folder| container::as_compute(hooks, folder))
+    }
+
+    /// `prepare` is given the folder, and says what starts libvirtd's command.
+    fn start_as(
+        lab: &'lab Lab,
+        user: u32,
+        image: &Image,
+        prepare: impl FnOnce(&Path) -> anyhow::Result<Vec<String>>,
+    ) -> anyhow::Result<Self> {
         let folder = lab.directory().join("libvirt");
         for part in ["bin", "run", "config", "cache", "data"] {
             let part = folder.join(part);
             std::fs::create_dir_all(&part).with_context(|| format!("create {}", part.display()))?;
         }
-        // Copied: the target folder may be closed to other users, say /root.
-        for (from, to) in
-            [(translator, "bin/passt-rs"), (image.kernel(), "kernel"), (image.initramfs(), "initramfs")]
-        {
+        for (from, to) in [(image.kernel(), "kernel"), (image.initramfs(), "initramfs")] {
             std::fs::copy(from, folder.join(to)).with_context(|| format!("copy {}", from.display()))?;
         }
-        symlink("passt-rs", folder.join("bin/passt")).context("a program named passt")?;
+        let start = prepare(&folder)?;
         let given = ["", "run", "config", "cache", "data", "kernel", "initramfs"]
-            .map(|part| chown(folder.join(part), Some(NOBODY), Some(NOBODY)).is_ok());
-        let as_nobody: &[&str] = if given == [true; 7] { &AS_NOBODY } else { &AS_NOBODY_INSIDE };
+            .map(|part| chown(folder.join(part), Some(user), Some(user)).is_ok());
+        let identity = container::identity(user, given == [true; 7]);
         let mut libvirt = Self {
             lab,
-            daemon: lab.spawn("libvirtd", daemon(lab, &folder, as_nobody))?,
+            daemon: lab.spawn("libvirtd", daemon(lab, &folder, &start, &identity))?,
             folder,
-            as_nobody,
+            identity,
             at_first: BTreeSet::new(),
         };
         libvirt.wait_until_ready()?;
@@ -105,12 +121,37 @@ impl<'lab> Libvirt<'lab> {
         Ok(libvirt)
     }
 
+    /// Where a guest's files are, as libvirt and we both see them.
+    pub(crate) fn files_of_guests(&self) -> Files {
+        let file = |name: &str| self.folder.join(name);
+        Files {
+            kernel: file("kernel"),
+            initramfs: file("initramfs"),
+            console: file("console.log"),
+            agent: file("agent.sock"),
+        }
+    }
+
+    /// Defines a domain, which is not started; the XML as libvirt has it then.
+    pub(crate) fn define(&self, xml: &str) -> anyhow::Result<String> {
+        let description = self.folder.join("defined.xml");
+        std::fs::write(&description, xml).context("write the domain's description")?;
+        self.virsh(["define".as_ref(), description.as_os_str()])?;
+        // Its name is in what was defined; libvirt knows it best.
+        let name = self.virsh(["list", "--all", "--name"])?;
+        self.virsh(["dumpxml", "--inactive", name.lines().next().context("nothing was defined")?])
+    }
+
+    pub(crate) fn undefine(&self, name: &str) -> anyhow::Result<()> {
+        self.virsh(["undefine", name]).map(drop)
+    }
+
     /// Starts the translator as a vhost-user back-end that waits for a guest, as a KubeVirt binding would.
     pub fn backend(&self) -> anyhow::Result<Backend> {
         let socket = self.folder.join("run/backend.sock");
         let mut command = self.lab.pod().command("env");
         // It dies with this thread; a change of user forgets that, so it is said again.
-        command.args(self.as_nobody).args(["setpriv", "--pdeathsig", "KILL"]);
+        command.args(&self.identity).args(["setpriv", "--pdeathsig", "KILL"]);
         command.arg(self.folder.join("bin/passt-rs"));
         command.args(["--foreground", "--vhost-user", "--tcp-ports", &FORWARDED_PORT.to_string()]);
         command.arg("--socket").arg(&socket).arg("--log-file").arg(self.translator_log());
@@ -204,16 +245,8 @@ impl<'lab> Libvirt<'lab> {
 
     /// Processes in the pod that a domain is made of.
     fn processes(&self) -> Vec<(u32, String)> {
-        let Ok(pod) = std::fs::metadata(self.lab.pod().path()) else { return Vec::new() };
-        let found = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            // One that has ended, but was not waited for, is in no namespace any more.
-            let net = std::fs::metadata(entry.path().join("ns/net")).ok()?;
-            let name = std::fs::read_to_string(entry.path().join("comm")).ok()?.trim().to_owned();
-            let ours = ["passt", "qemu"].iter().any(|part| name.starts_with(part));
-            (ours && (net.dev(), net.ino()) == (pod.dev(), pod.ino())).then_some((pid, name))
-        });
-        found.collect()
+        let is_ours = |name: &str| ["passt", "qemu"].iter().any(|part| name.starts_with(part));
+        self.lab.pod().processes().into_iter().filter(|(_, name)| is_ours(name)).collect()
     }
 
     /// Sockets, pid files and state of domains. virtlogd, which comes with the first domain, stays for a while.
@@ -236,14 +269,25 @@ impl<'lab> Libvirt<'lab> {
     }
 }
 
-fn daemon(lab: &Lab, folder: &Path, as_nobody: &[&str]) -> Command {
-    let mut command = lab.pod().command("unshare");
+fn daemon(lab: &Lab, folder: &Path, start: &[String], identity: &[String]) -> Command {
+    let mut command = lab.pod().command("env");
     let path = format!("{}/bin:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
     // The shell is the namespace's first process. It must not become libvirtd: it waits for everybody's children, and
     // only a process that keeps its user is killed with its parent.
     command
-        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", "\"$@\"; exit $?", "sh"])
-        .args(as_nobody)
+        .args(start)
+        .args([
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            "\"$@\"; exit $?",
+            "sh",
+        ])
+        .args(identity)
         .arg("libvirtd")
         .env_clear()
         .env("PATH", path)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::lab::{Child, Lab, Namespace, SERVER_V4, wait_for};
+use crate::lab::{Child, Lab, MemoryGroup, Namespace, SERVER_V4, wait_for};
 
 /// Who runs in KubeVirt's pods.
 const POD_USER: u32 = 107;
@@ -55,6 +55,17 @@ impl Translator {
         Self::start_in(lab, lab.pod(), "translator", program, cable, capture)
     }
 
+    /// Like [`Translator::start`], with a container's memory limit.
+    pub fn start_limited(
+        lab: &Lab,
+        program: &Path,
+        cable: Cable,
+        memory: &MemoryGroup,
+    ) -> anyhow::Result<Self> {
+        let (name, capture) = ("translator", Capture::Nothing);
+        Self::start_as(lab, lab.pod(), name, program, cable, capture, Some(memory))
+    }
+
     /// Like [`Translator::start`], in `pod`; `name` is that of its folder and its output.
     pub fn start_in(
         lab: &Lab,
@@ -64,11 +75,26 @@ impl Translator {
         cable: Cable,
         capture: Capture,
     ) -> anyhow::Result<Self> {
+        Self::start_as(lab, pod, name, program, cable, capture, None)
+    }
+
+    fn start_as(
+        lab: &Lab,
+        pod: &Namespace,
+        name: &str,
+        program: &Path,
+        cable: Cable,
+        capture: Capture,
+        memory: Option<&MemoryGroup>,
+    ) -> anyhow::Result<Self> {
         let folder = lab.directory().join(name);
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let (socket, log) = (folder.join("guest.sock"), folder.join("translator.log"));
         let _ = std::fs::remove_file(&socket); // of the one before, or not there
         let mut command = as_in_a_pod(pod, program, &folder)?;
+        if let Some(memory) = memory {
+            memory.holds(&mut command)?;
+        }
         command.arg("--foreground").arg("--socket").arg(&socket).arg("--log-file").arg(&log);
         command.args(["--tcp-ports", &FORWARDED_PORT.to_string()]).args(["--dns", &SERVER_V4.to_string()]);
         if cable == Cable::VhostUser {

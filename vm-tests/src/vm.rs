@@ -19,6 +19,7 @@ use anyhow::Context as _;
 
 pub use agent::Output;
 pub use image::Image;
+pub(crate) use machine::KERNEL_ARGUMENTS;
 
 use crate::lab::{Child, Namespace, wait_for};
 use crate::translator::Cable;
@@ -39,7 +40,24 @@ pub struct Options {
     pub spare_memory_mib: u32,
     pub cpus: u8,
     pub mac: String,
+    /// What the machine says the network's MTU is, in bytes. `None`: it says nothing.
+    pub mtu: Option<u16>,
     pub netdev: Netdev,
+    /// Who touches the memory first, and so is charged for it.
+    pub first_touch: FirstTouch,
+    /// A memory balloon that tells QEMU of pages that the guest does not use; QEMU gives them back.
+    pub free_page_reporting: bool,
+    /// More words for the guest's kernel.
+    pub kernel_arguments: &'static str,
+}
+
+/// Who is charged for the guest's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstTouch {
+    /// Whoever comes first to each page: a CPU of the guest, or the translator with a packet.
+    Whoever,
+    /// QEMU, before the guest starts.
+    Qemu,
 }
 
 /// The other end of the guest's NIC.
@@ -65,7 +83,17 @@ impl Netdev {
 impl Options {
     /// One NIC on `netdev`; memory that holds the streams of the throughput tests.
     pub fn new(netdev: Netdev) -> Self {
-        Self { memory_mib: 1536, spare_memory_mib: 0, cpus: 2, mac: "52:54:00:12:34:56".to_owned(), netdev }
+        Self {
+            memory_mib: 1536,
+            spare_memory_mib: 0,
+            cpus: 2,
+            mac: "52:54:00:12:34:56".to_owned(),
+            mtu: None,
+            netdev,
+            first_touch: FirstTouch::Whoever,
+            free_page_reporting: false,
+            kernel_arguments: "",
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod demo;
 mod bench;
 mod fuzz;
 mod lint;
+mod image;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,10 +26,11 @@ usage: cargo xtask COMMAND [ARGUMENT...]
   lint                       format, clippy, names in the documentation, file sizes, licences
   fuzz [TARGET...] [--seconds N] [--jobs N]
                              each fuzz target, or those named, for N seconds (300), N targets at a time (1)
+  image [--tag NAME:VERSION] the sidecar's programs, static, and their image, if buildah or podman is there
 ";
 
 /// Commands, as `lint` checks them in the documentation.
-const COMMANDS: [&str; 5] = ["demo", "test", "bench", "lint", "fuzz"];
+const COMMANDS: [&str; 6] = ["demo", "test", "bench", "lint", "fuzz", "image"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -58,6 +60,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
         "bench" => bench::run(&runner, rest)?,
         "lint" => lint::run(&runner)?,
         "fuzz" => fuzz::run(&runner, rest)?,
+        "image" => image::run(&runner, rest)?,
         unknown => {
             eprint!("xtask: no command named {unknown}\n\n{USAGE}");
             return Ok(ExitCode::from(2));

@@ -42,6 +42,7 @@ mod document;
 mod edit;
 mod interface;
 mod memory;
+mod size;
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,7 @@ use crate::nic::Nic;
 use document::{Document, Element};
 use edit::{Edits, Style};
 
+pub use size::memory_bytes;
 pub use document::{ATTRIBUTES_MAX, DEPTH_MAX, Fault, LENGTH_MAX, NotWellFormed, Place};
 
 /// A NIC, and what it is plugged into.

@@ -68,23 +68,24 @@ fn forward(flag: &str, ports: &Ports, nic: &Nic, line: &mut Line) {
         // Takes no place to listen at.
         line.value(flag, "none");
     }
-    for place in places(nic) {
+    for place in places(nic, ports) {
         for spec in &specs {
             line.value(flag, format_args!("{place}{spec}"));
         }
     }
 }
 
-/// Where to listen. All NICs of a VM forward the same port, each on its own network: by interface, as addresses may change.
-/// The primary one is also who is meant on the pod's loopback, where a mesh's proxy and `kubectl port-forward` come from.
-/// Loopback is named as an interface too: that is both families, those that the pod has, and passt-rs and the kernel know
-/// that the two places have nothing in common.
-fn places(nic: &Nic) -> Vec<String> {
+/// Where to listen. All NICs of a VM forward the same port, each on its own network: by interface, as addresses may change,
+/// and as that is also how the pod's own processes reach it there (a mesh's proxy). The primary one is also who is meant on
+/// the pod's loopback, where `kubectl port-forward` comes from, if ports are listed: for all of them it would be a second
+/// socket each, 270 MB of the kernel's memory. Loopback is named as an interface too: that is both families, those that
+/// the pod has, and passt-rs and the kernel know that the two places have nothing in common.
+fn places(nic: &Nic, ports: &Ports) -> Vec<String> {
     let own = format!("%{}/", nic.uplink.interface);
-    match nic.uplink.sharing {
-        Sharing::Alone => vec![String::new()],
-        Sharing::Primary => vec![own, "%lo/".to_owned()],
-        Sharing::Secondary => vec![own],
+    match (nic.uplink.sharing, ports) {
+        (Sharing::Alone, _) => vec![String::new()],
+        (Sharing::Primary, Ports::Only(_)) => vec![own, "%lo/".to_owned()],
+        (Sharing::Primary, Ports::AllBut(_)) | (Sharing::Secondary, _) => vec![own],
     }
 }
 
@@ -144,3 +145,7 @@ impl Line {
 
 /// `60000-60001,` a few thousand times: Linux takes arguments of up to 128 KiB.
 const RANGES_MAX: usize = 8192;
+
+#[cfg(test)]
+#[path = "arguments_tests.rs"]
+mod tests;

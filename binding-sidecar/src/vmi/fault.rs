@@ -11,7 +11,7 @@ use super::Identity;
 pub struct Refusal {
     /// None where not even this can be read.
     pub identity: Option<Identity>,
-    /// In the order they were found; at most 32.
+    /// In the order they were found: the first 4 KiB, and at least one.
     pub faults: Vec<Fault>,
     /// How many there are besides.
     pub more: usize,
@@ -29,7 +29,12 @@ pub struct Fault {
 
 impl Refusal {
     pub(super) fn unreadable(identity: Option<Identity>, error: &serde_json::Error) -> Self {
-        let problem = Shown(&error.to_string(), PROBLEM_CHARS_MAX).to_string();
+        let text = error.to_string();
+        let mut problem: String =
+            text.chars().filter(|char| !char.is_control()).take(PROBLEM_CHARS_MAX).collect();
+        if problem.len() < text.len() {
+            problem.push_str(&format!("... at line {} column {}", error.line(), error.column()));
+        }
         Self { identity, faults: vec![Fault { field: "JSON".to_owned(), problem }], more: 0 }
     }
 }
@@ -38,14 +43,17 @@ impl Refusal {
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     kept: Vec<Fault>,
+    kept_bytes: usize,
     more: usize,
 }
 
 impl Faults {
     /// Nothing is formatted that is not kept.
     pub(super) fn add(&mut self, field: impl fmt::Display, problem: impl fmt::Display) {
-        if self.kept.len() < FAULTS_MAX {
-            self.kept.push(Fault { field: field.to_string(), problem: problem.to_string() });
+        if self.kept_bytes < KEPT_BYTES_MAX {
+            let fault = Fault { field: field.to_string(), problem: problem.to_string() };
+            self.kept_bytes += fault.field.len() + fault.problem.len();
+            self.kept.push(fault);
         } else {
             self.more = self.more.saturating_add(1);
         }
@@ -137,11 +145,11 @@ impl fmt::Display for More<'_> {
     }
 }
 
-/// About 5 KiB of text: HTTP/2 clients take 8 to 16 KiB of headers, and percent-encoding adds to it.
-const FAULTS_MAX: usize = 32;
+/// About 40 faults. HTTP/2 takes 16 KiB of headers unless told otherwise, and percent-encoding may add to the text.
+const KEPT_BYTES_MAX: usize = 4096;
 /// Enough to recognise a value by.
 const QUOTED_CHARS_MAX: usize = 64;
-/// serde repeats values in what it says.
+/// serde repeats values in what it says, and says where they are behind them.
 const PROBLEM_CHARS_MAX: usize = 256;
 /// Longest name of an object (RFC 1123's subdomain, as Kubernetes has it).
 const NAME_CHARS_MAX: usize = 253;

@@ -25,7 +25,7 @@ use std::net::SocketAddr;
 
 use crate::nic::{Nic, Sharing};
 use annotations::Annotations;
-use fault::Faults;
+use fault::{Faults, Quoted};
 use interface::Reader;
 use network::{Networks, Role};
 use spec::{Headed, Interface, Metadata, Vmi};
@@ -76,9 +76,9 @@ pub struct Plan {
 /// # Errors
 /// All that is wrong with it; then nothing may be done for it.
 pub fn plan(vmi_json: &[u8], place: &Place) -> Result<Plan, Refusal> {
-    let vmi: Vmi = serde_json::from_slice(vmi_json).map_err(|error| {
+    let vmi: Vmi = spec::object(vmi_json).map_err(|error| {
         // Where only some field has a wrong type, the name can be read all the same.
-        let headed: Option<Headed> = serde_json::from_slice(vmi_json).ok();
+        let headed: Option<Headed> = spec::object(vmi_json).ok();
         Refusal::unreadable(headed.map(|headed| identity(&headed.metadata)), &error)
     })?;
     let identity = identity(&vmi.metadata);
@@ -146,11 +146,12 @@ fn unique_names(interfaces: &[Interface], ours: &HashSet<&str>, faults: &mut Fau
 fn unique_uplinks(found: &[(Nic, Role)], faults: &mut Faults) {
     let mut users: HashMap<&str, &str> = HashMap::new();
     for (nic, _) in found {
-        let before = *users.entry(&nic.uplink.interface).or_insert(&nic.name);
+        let link = nic.uplink.interface.as_str();
+        let before = *users.entry(link).or_insert(&nic.name);
         if before != nic.name {
             faults.add(
-                format_args!("status.interfaces \"{}\": podInterfaceName", nic.name),
-                format_args!("{} serves \"{before}\" already, expected another", nic.uplink.interface),
+                format_args!("status.interfaces {}: podInterfaceName", Quoted(&nic.name)),
+                format_args!("{} serves {} already, expected another", Quoted(link), Quoted(before)),
             );
         }
     }

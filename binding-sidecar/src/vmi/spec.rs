@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, IgnoredAny};
 use serde_json::Value;
 
 /// Which VMI it is, whatever else is wrong with it.
@@ -197,6 +197,14 @@ pub(super) struct InterfaceStatus {
     pub(super) name: String,
     #[serde(deserialize_with = "nullable")]
     pub(super) pod_interface_name: String,
+}
+
+/// Reads an object. serde alone would take a list for one, with fields in order, and `[]` for a VMI that asks for nothing.
+pub(super) fn object<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
+    match json.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'[') => Err(serde_json::Error::custom("expected an object, not a list")),
+        _ => serde_json::from_slice(json),
+    }
 }
 
 fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use passt_rs::answer::dhcpv4::Extras;
 use passt_rs::answer::{Network, Services, V4, V6};
 use passt_rs::wire::{Envelope, Mac};
 
@@ -25,6 +26,7 @@ pub(crate) fn network(choice: u8) -> Network {
         guest: GUEST_V6,
         prefix_len: if host_routes { 128 } else { 64 },
         our_link_local: OUR_LINK_LOCAL,
+        has_default_route: !host_routes,
     };
     Network {
         our_mac: OUR_MAC,
@@ -38,7 +40,18 @@ pub(crate) fn network(choice: u8) -> Network {
         search: ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local"].map(String::from).into(),
         hostname: Some("vm".into()),
         fqdn: Some("vm.sub.ns.svc.cluster.local".into()),
+        extras: if host_routes { Extras::default() } else { extras() },
         services: Services { dhcp: on, dhcpv6: on, ndp: on, ra: on, announce_dns: on, announce_search: on },
+    }
+}
+
+/// More than fits the shortest reply.
+fn extras() -> Extras {
+    Extras {
+        boot_file: Some("pxelinux.0".into()),
+        tftp_server: Some("192.0.2.9".into()),
+        ntp_servers: vec![Ipv4Addr::new(192, 0, 2, 4); 3],
+        site: vec![(224, "s".repeat(255)), (254, "t".into())],
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
+use super::dhcpv4::Extras;
 use super::{Network, Question, Services, V4, V6};
 use crate::drop_reason::DropReason;
 use crate::wire::checksum::Sum;
@@ -28,11 +29,13 @@ pub(super) fn network() -> Network {
             guest: "fd00:10:244::7".parse().unwrap(),
             prefix_len: 64,
             our_link_local: OUR_LINK_LOCAL.parse().unwrap(),
+            has_default_route: true,
         }),
         dns: ["10.96.0.10", "fd00:10:96::a"].map(|text| text.parse().unwrap()).into(),
         search: ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local"].map(String::from).into(),
         hostname: Some("vm".into()),
         fqdn: Some("vm.sub.ns.svc.cluster.local".into()),
+        extras: Extras::default(),
         services: Services {
             dhcp: true,
             dhcpv6: true,

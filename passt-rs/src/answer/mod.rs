@@ -105,6 +105,8 @@ pub struct Network {
     pub hostname: Option<String>,
     /// Fully qualified name to hand out (DHCP option 81, DHCPv6 option 39).
     pub fqdn: Option<String>,
+    /// What DHCPv4 hands out besides.
+    pub extras: dhcpv4::Extras,
     pub services: Services,
 }
 
@@ -147,6 +149,8 @@ pub struct V6 {
     pub prefix_len: u8,
     /// Our link-local address: the router of our advertisements and the DHCPv6 server.
     pub our_link_local: Ipv6Addr,
+    /// There is a way from the pod to more than its own subnet, so we are a default router.
+    pub has_default_route: bool,
 }
 
 /// Which of our services answer.

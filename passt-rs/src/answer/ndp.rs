@@ -10,6 +10,10 @@
 //! is then another than the pod's, unless its MAC happens to give it, but it has one.
 //! A prefix other than /64 is not announced: hosts refuse it for autoconfiguration (RFC 4862 5.5.3), and the
 //! router's lifetime alone gives the default route, which is all that a /128 needs.
+//!
+//! **A pod's interface without default route** has its subnet and nothing behind it, and the guest may have its way
+//! out elsewhere. Then the router's lifetime is zero, so that nobody takes us for one (RFC 4861 6.2.3), and the prefix is
+//! announced as on-link whatever its length, as nothing else says how to reach it.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -141,20 +145,22 @@ fn advertise_router(network: &Network, v6: V6, asker: Option<(Ipv6Addr, Mac)>, o
     let mut flags = NdiscRouterFlags::empty();
     flags.set(NdiscRouterFlags::MANAGED, network.services.dhcpv6);
     let mut prefix_flags = NdiscPrefixInfoFlags::ON_LINK;
-    prefix_flags.set(NdiscPrefixInfoFlags::ADDRCONF, !network.services.dhcpv6);
-    let prefix_info = (v6.prefix_len == 64).then(|| NdiscPrefixInformation {
-        prefix_len: 64,
+    prefix_flags.set(NdiscPrefixInfoFlags::ADDRCONF, !network.services.dhcpv6 && v6.prefix_len == 64);
+    let is_announced = v6.prefix_len == 64 || (!v6.has_default_route && (1..128).contains(&v6.prefix_len));
+    let lifetime_secs = if v6.has_default_route { ROUTER_LIFETIME_SECS } else { 0 };
+    let prefix_info = is_announced.then(|| NdiscPrefixInformation {
+        prefix_len: v6.prefix_len,
         flags: prefix_flags,
         valid_lifetime: Duration::from_secs(INFINITE.into()),
         preferred_lifetime: Duration::from_secs(INFINITE.into()),
-        prefix: Ipv6Addr::from_bits(v6.guest.to_bits() >> 64 << 64),
+        prefix: ipnet::Ipv6Net::new(v6.guest, v6.prefix_len).map_or(v6.guest, |net| net.network()),
     });
     let envelope = envelope(network, v6.our_link_local, asker);
     envelope.open(out);
     let advert = NdiscRepr::RouterAdvert {
         hop_limit: GUEST_HOP_LIMIT,
         flags,
-        router_lifetime: Duration::from_secs(ROUTER_LIFETIME_SECS),
+        router_lifetime: Duration::from_secs(lifetime_secs),
         reachable_time: Duration::ZERO,
         retrans_time: Duration::ZERO,
         lladdr: Some(EthernetAddress(network.our_mac.0).into()),

@@ -53,6 +53,9 @@ pub struct Cli {
     /// Answer questions about this process on this socket
     #[arg(long, value_name = "PATH", help_heading = PROCESS)]
     pub control: Vec<String>,
+    /// The most connections and other flows at a time [default: 131072, or what descriptors allow]
+    #[arg(long, value_name = "N", help_heading = PROCESS)]
+    pub flows_max: Vec<String>,
     /// Print the version and exit
     #[arg(long, action = ArgAction::Version, help_heading = PROCESS)]
     version: Option<bool>,
@@ -73,6 +76,9 @@ pub struct Cli {
     /// the socket]
     #[arg(long, value_name = "PATH|none", help_heading = TRANSPORT)]
     pub flows_path: Vec<String>,
+    /// The guest's hardware address [default: learned from its first frame]
+    #[arg(long, value_name = "MAC", help_heading = TRANSPORT)]
+    pub guest_mac: Vec<String>,
     /// Where passt-repair would connect for a migration, or `none`; nothing listens there yet
     #[arg(long, value_name = "PATH|none", help_heading = TRANSPORT)]
     pub repair_path: Vec<String>,
@@ -171,6 +177,18 @@ pub struct Cli {
     /// Announce no search domains
     #[arg(long, help_heading = SERVICES, overrides_with = "dhcp_search")]
     pub no_dhcp_search: bool,
+    /// File that the guest boots from, for its DHCP client
+    #[arg(long, value_name = "NAME", help_heading = SERVICES)]
+    pub dhcp_bootfile: Vec<String>,
+    /// Server that has the file, a name or an IPv4 address
+    #[arg(long, value_name = "NAME", help_heading = SERVICES)]
+    pub dhcp_tftp: Vec<String>,
+    /// NTP server to announce by DHCP, repeatable
+    #[arg(long, value_name = "ADDR", help_heading = SERVICES)]
+    pub dhcp_ntp: Vec<String>,
+    /// Option of the site to send by DHCP, code 224 to 254, repeatable
+    #[arg(long, value_name = "CODE=TEXT", help_heading = SERVICES)]
+    pub dhcp_option: Vec<String>,
     /// No DHCP server
     #[arg(long, help_heading = SERVICES)]
     pub no_dhcp: bool,

@@ -78,7 +78,7 @@ impl Addressing {
             v6: self.v6.map(|v6| LinkAddress {
                 address: v6.guest,
                 prefix_len: v6.prefix_len,
-                gateway: Some(v6.our_link_local),
+                gateway: v6.has_default_route.then_some(v6.our_link_local),
             }),
         }
     }
@@ -121,6 +121,7 @@ fn v6(
 ) -> Option<V6> {
     let (guest, prefix) = given.or_else(|| pod.map(|pod| (pod.address, None)))?;
     let own = pod.filter(|pod| pod.address == guest).map(|pod| pod.prefix_len);
+    let has_default_route = gateway.is_some() || pod.is_some_and(|pod| pod.has_default_route);
     let gateway = gateway.or_else(|| pod.and_then(|pod| pod.gateway));
     Some(V6 {
         guest,
@@ -129,6 +130,7 @@ fn v6(
         our_link_local: gateway
             .filter(Ipv6Addr::is_unicast_link_local)
             .unwrap_or_else(|| our_mac.link_local()),
+        has_default_route,
     })
 }
 
@@ -171,6 +173,7 @@ fn nat(
         map_guest_addr6: v6.and(guest_addr.v6),
         dns4: None,
         dns6: None,
+        own: pod.own.clone(),
         link_local_scope6: pod.v6.as_ref().map(|v6| v6.index).unwrap_or_default(),
     }
 }

@@ -4,6 +4,7 @@
 //! every fault instead of stopping at the first.
 
 mod addressing;
+mod dhcp;
 mod dns;
 mod resolv_conf;
 mod summary;
@@ -19,6 +20,7 @@ use crate::cli::{Cli, Fault};
 use crate::flow::forward::{self, Rule};
 use crate::flow::nat::Nat;
 use crate::host::netlink::LinkSetup;
+use crate::relay::Limits;
 use crate::wire::Mac;
 use addressing::Addressing;
 use values::Values;
@@ -32,6 +34,10 @@ pub struct Config {
     /// What the guest is told.
     pub network: Network,
     pub nat: Nat,
+    /// The guest's hardware address, where it is known before the guest speaks.
+    pub guest_mac: Option<Mac>,
+    /// Flows of all kinds that there may be; `None` leaves the relay's own limit.
+    pub flows_max: Option<usize>,
     pub tcp_forward: Vec<Rule>,
     pub udp_forward: Vec<Rule>,
     pub transport: Transport,
@@ -155,6 +161,7 @@ impl Config {
             search: resolvers.search,
             hostname: values.name("--hostname", &cli.hostname),
             fqdn: values.name("--fqdn", &cli.fqdn),
+            extras: dhcp::extras(cli, addressing.v4.is_some() && !cli.no_dhcp, &mut values, &mut warnings),
             services: Services {
                 dhcp: !cli.no_dhcp,
                 dhcpv6: !cli.no_dhcpv6,
@@ -168,6 +175,8 @@ impl Config {
         let transport = transport(cli, around, &addressing, &mut values);
         let config = Self {
             nat: Nat { dns4: resolvers.dns4, dns6: resolvers.dns6, ..addressing.nat.clone() },
+            guest_mac: values.mac("--guest-mac", &cli.guest_mac),
+            flows_max: flows_max(cli, &mut values),
             tcp_forward: ports(&mut values, ("--tcp-ports", &cli.tcp_ports), around, &network, protocols.tcp),
             udp_forward: ports(&mut values, ("--udp-ports", &cli.udp_ports), around, &network, protocols.udp),
             flows: flows_file(cli, &transport, &mut values),
@@ -308,6 +317,11 @@ fn without_effect(cli: &Cli, values: &mut Values) -> Vec<String> {
         warnings.push("--stderr has no effect: without --log-file the log goes there anyway".to_owned());
     }
     warnings
+}
+
+fn flows_max(cli: &Cli, values: &mut Values) -> Option<usize> {
+    let most = u64::try_from(Limits::default().flows).unwrap_or(u64::MAX);
+    values.number("--flows-max", &cli.flows_max, 1..=most).and_then(|most| usize::try_from(most).ok())
 }
 
 fn log(cli: &Cli, values: &mut Values) -> Log {

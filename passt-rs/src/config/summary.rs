@@ -21,14 +21,34 @@ impl Config {
         });
         lines.push(match self.network.v6 {
             None => "IPv6: off".to_owned(),
-            Some(v6) => format!("IPv6: {}/{}, router {}", v6.guest, v6.prefix_len, v6.our_link_local),
+            Some(v6) => {
+                let out = if v6.has_default_route { "" } else { " without default route" };
+                format!("IPv6: {}/{}, router {}{out}", v6.guest, v6.prefix_len, v6.our_link_local)
+            }
         });
         lines.push(format!("DNS: {}; search {}", list(&self.network.dns), list(&self.network.search)));
+        lines.extend(self.dhcp());
         lines.extend(self.mappings());
         lines.extend(self.off());
         lines.push(format!("TCP forwarded in: {}", ports(&self.tcp_forward)));
         lines.push(format!("UDP forwarded in: {}", ports(&self.udp_forward)));
         lines
+    }
+
+    /// What DHCP hands out besides, if anything.
+    fn dhcp(&self) -> Option<String> {
+        let extras = &self.network.extras;
+        let said = [
+            extras.boot_file.as_ref().map(|name| format!("boot file {name}")),
+            extras.tftp_server.as_ref().map(|name| format!("TFTP server {name}")),
+            (!extras.ntp_servers.is_empty()).then(|| format!("NTP {}", list(&extras.ntp_servers))),
+            (!extras.site.is_empty()).then(|| {
+                let codes: Vec<u8> = extras.site.iter().map(|(code, _)| *code).collect();
+                format!("options {}", list(&codes))
+            }),
+        ];
+        let said: Vec<String> = said.into_iter().flatten().collect();
+        (!said.is_empty()).then(|| format!("DHCP: {}", said.join(", ")))
     }
 
     fn mappings(&self) -> Vec<String> {

@@ -17,6 +17,7 @@ fn around() -> Surroundings {
                 address: "10.244.1.5".parse().unwrap(),
                 prefix_len: 24,
                 gateway: Some("10.244.1.1".parse().unwrap()),
+                has_default_route: true,
             }),
             v6: Some(Uplink {
                 index: 2,
@@ -25,7 +26,13 @@ fn around() -> Surroundings {
                 address: "fd00:10:244::5".parse().unwrap(),
                 prefix_len: 64,
                 gateway: Some("fd00:10:244::1".parse().unwrap()),
+                has_default_route: true,
             }),
+            own: vec![
+                "10.244.1.5".parse().unwrap(),
+                "fd00:10:244::5".parse().unwrap(),
+                "10.0.1.5".parse().unwrap(),
+            ],
         }),
         resolv_conf: ResolvConf::parse("search svc.cluster.local\nnameserver 10.96.0.10\n"),
         ephemeral_ports: 32768..=60999,
@@ -35,7 +42,7 @@ fn around() -> Surroundings {
 
 fn calico() -> Surroundings {
     let mut around = around();
-    if let Ok(Pod { v4: Some(v4), v6: Some(v6) }) = &mut around.pod {
+    if let Ok(Pod { v4: Some(v4), v6: Some(v6), .. }) = &mut around.pod {
         (v4.prefix_len, v4.gateway) = (32, Some("169.254.1.1".parse().unwrap()));
         (v6.prefix_len, v6.gateway) = (128, Some("fe80::ecee:eeff:feee:eeee".parse().unwrap()));
     }
@@ -94,6 +101,39 @@ fn calico_pod_keeps_its_prefix_and_gateways() {
             "IPv6: fd00:10:244::5/128, router fe80::ecee:eeff:feee:eeee"
         ]
     );
+}
+
+/// A secondary interface: its subnet and nothing behind it.
+#[test]
+fn an_interface_without_default_route_gives_none_unless_a_gateway_is_given() {
+    let mut around = around();
+    if let Ok(Pod { v4: Some(v4), v6: Some(v6), .. }) = &mut around.pod {
+        (v4.gateway, v4.has_default_route) = (None, false);
+        (v6.gateway, v6.has_default_route) = (None, false);
+    }
+    let lines = [
+        "IPv4: 10.244.1.5/24, gateway none",
+        "IPv6: fd00:10:244::5/64, router fe80::9855:9aff:fe55:9a55 without default route",
+    ];
+    let config = resolve(&around, "--netns g --config-net").unwrap();
+    assert_eq!(config.summary()[2..4], lines);
+    let Transport::Tap(Tap { config_net: Some(setup), .. }) = config.transport else { panic!("no tap") };
+    assert_eq!((setup.v4.unwrap().gateway, setup.v6.unwrap().gateway), (None, None));
+    let given = resolve(&around, "-g 10.244.1.9 -g fd00:10:244::9").unwrap().network;
+    assert_eq!(given.v4.unwrap().gateway, Some("10.244.1.9".parse().unwrap()));
+    assert!(given.v6.unwrap().has_default_route);
+    // A link that is all there is to reach, as point-to-point ones: the way out needs no gateway.
+    if let Ok(Pod { v6: Some(v6), .. }) = &mut around.pod {
+        v6.has_default_route = true;
+    }
+    assert!(resolve(&around, "").unwrap().network.v6.unwrap().has_default_route);
+}
+
+#[test]
+fn all_addresses_of_the_pod_are_known() {
+    let other = "10.0.1.5:80".parse().unwrap();
+    assert!(!good("").nat.is_unreachable(other));
+    assert!(good("--no-map-gw").nat.is_unreachable(other));
 }
 
 #[test]
@@ -297,6 +337,72 @@ fn the_last_of_contrary_switches_counts() {
 }
 
 #[test]
+fn what_dhcp_hands_out_besides_is_shown() {
+    let config = good(
+        "--dhcp-bootfile pxelinux.0 --dhcp-tftp 192.0.2.3 --dhcp-ntp 192.0.2.4 --dhcp-ntp 192.0.2.5 \
+         --dhcp-option 254=a=b --dhcp-option=224=-x",
+    );
+    let wanted =
+        "DHCP: boot file pxelinux.0, TFTP server 192.0.2.3, NTP 192.0.2.4 192.0.2.5, options 254 224";
+    assert!(config.summary().contains(&wanted.to_owned()), "{:?}", config.summary());
+    assert_eq!(config.network.extras.site, [(254, "a=b".to_owned()), (224, "-x".to_owned())]);
+    assert_eq!(config.warnings, [""; 0]);
+    assert_eq!(good("--dhcp-tftp a.example").summary()[5], "DHCP: TFTP server a.example");
+}
+
+#[test]
+fn what_nobody_hands_out_is_said() {
+    let flags = "--dhcp-bootfile a --dhcp-tftp b --dhcp-ntp 192.0.2.4 --dhcp-option 224=c";
+    for off in ["--no-dhcp", "-6"] {
+        let warnings = good(&format!("{flags} {off}")).warnings;
+        let said: Vec<_> = warnings.iter().map(|said| said.split_once(' ').unwrap()).collect();
+        let why = "has no effect: there is no DHCPv4 server";
+        let wanted =
+            ["--dhcp-bootfile", "--dhcp-tftp", "--dhcp-ntp", "--dhcp-option"].map(|flag| (flag, why));
+        assert_eq!(
+            said.iter().filter(|(flag, _)| flag.starts_with("--dhcp")).copied().collect::<Vec<_>>(),
+            wanted
+        );
+    }
+}
+
+#[test]
+fn options_are_as_long_as_one_option_holds() {
+    for (flag, prefix) in [("--dhcp-bootfile", ""), ("--dhcp-tftp", ""), ("--dhcp-option", "230=")] {
+        for (len, is_good) in [(1, true), (255, true), (256, false)] {
+            let args = format!("{flag} {prefix}{}", "x".repeat(len));
+            assert_eq!(resolve(&around(), &args).is_ok(), is_good, "{flag} {len}");
+        }
+    }
+    let servers = |count: usize| resolve(&around(), &"--dhcp-ntp 192.0.2.4 ".repeat(count));
+    assert!(servers(63).is_ok());
+    assert_eq!(servers(64).unwrap_err(), ["--dhcp-ntp: given 64 times, an option holds 63 addresses"]);
+}
+
+#[test]
+fn control_characters_are_no_names_but_may_be_data_of_the_site() {
+    let run = |flag: &str, value: &str| {
+        let Asked::Run(cli, _) = cli::parse(["p", flag, value].map(OsString::from)) else {
+            panic!("asked to print")
+        };
+        Config::resolve(&cli, &around()).map_err(|faults| faults[0].to_string())
+    };
+    for flag in ["--dhcp-bootfile", "--dhcp-tftp"] {
+        let wanted = format!("{flag}: `a\\nb`: expected text without control characters");
+        assert_eq!(run(flag, "a\nb").unwrap_err(), wanted);
+    }
+    assert_eq!(run("--dhcp-option", "224=a\nb").unwrap().network.extras.site, [(224, "a\nb".to_owned())]);
+}
+
+#[test]
+fn the_guests_address_and_the_number_of_flows_are_as_told() {
+    let config = good("");
+    assert_eq!((config.guest_mac, config.flows_max), (None, None));
+    let config = good("--guest-mac 02:00:00:00:00:07 --flows-max 131072");
+    assert_eq!((config.guest_mac, config.flows_max), (Some(Mac([2, 0, 0, 0, 0, 7])), Some(131_072)));
+}
+
+#[test]
 fn bad_values_are_named_with_their_flag() {
     let table = [
         ("-m 65521", "--mtu: `65521`: expected 68 to 65520"),
@@ -356,6 +462,29 @@ fn bad_values_are_named_with_their_flag() {
         ("--vhost-user --netns 1", "--netns: cannot be combined with --vhost-user"),
         ("--vhost-user -s /x -F 3", "--fd: cannot be combined with --socket"),
         ("--repair-path /x", "--repair-path: needs --vhost-user"),
+        ("--dhcp-bootfile=", "--dhcp-bootfile: the value is empty"),
+        ("--dhcp-bootfile a --dhcp-bootfile b", "--dhcp-bootfile: `b`: given more than once"),
+        ("--dhcp-tftp 224.0.0.1", "--dhcp-tftp: `224.0.0.1`: expected the address of one station"),
+        ("--dhcp-tftp 127.0.0.1", "--dhcp-tftp: `127.0.0.1`: expected the address of one station"),
+        ("--dhcp-ntp pool.example", "--dhcp-ntp: `pool.example`: expected an IPv4 address"),
+        ("--dhcp-ntp fd00::1", "--dhcp-ntp: `fd00::1`: expected an IPv4 address"),
+        ("--dhcp-ntp 0.0.0.0", "--dhcp-ntp: `0.0.0.0`: expected the address of one station"),
+        ("--dhcp-option 223=x", "--dhcp-option: `223=x`: expected CODE=TEXT with a code from 224 to 254"),
+        ("--dhcp-option 255=x", "--dhcp-option: `255=x`: expected CODE=TEXT"),
+        ("--dhcp-option 224", "--dhcp-option: `224`: expected CODE=TEXT"),
+        ("--dhcp-option x=224", "--dhcp-option: `x=224`: expected CODE=TEXT"),
+        ("--dhcp-option 224=", "--dhcp-option: `224=`: expected 1 to 255 bytes"),
+        ("--dhcp-option 224=a --dhcp-option 224=b", "--dhcp-option: `224=b`: a second option 224"),
+        (
+            "--guest-mac 01:00:00:00:00:07",
+            "--guest-mac: `01:00:00:00:00:07`: expected the address of one station",
+        ),
+        ("--guest-mac ff:ff:ff:ff:ff:ff", "--guest-mac: `ff:ff:ff:ff:ff:ff`: expected the address of one"),
+        ("--guest-mac 0:0:0:0:0:0", "--guest-mac: `0:0:0:0:0:0`: expected the address of one station"),
+        ("--guest-mac x", "--guest-mac: `x`: expected an address such as"),
+        ("--flows-max 0", "--flows-max: `0`: expected a number from 1 to 131072"),
+        ("--flows-max 131073", "--flows-max: `131073`: expected a number from 1 to 131072"),
+        ("--flows-max many", "--flows-max: `many`: expected a number from 1"),
         ("--migrate-exit", "--migrate-exit: needs --vhost-user"),
         ("--migrate-no-linger", "--migrate-no-linger: needs --vhost-user"),
     ];

@@ -215,7 +215,7 @@ impl Values {
         length
     }
 
-    fn not_a_station(&mut self, flag: &str, text: &str) {
+    pub(super) fn not_a_station(&mut self, flag: &str, text: &str) {
         self.fault(flag, format!("`{text}`: expected the address of one station on a network"));
     }
 
@@ -228,7 +228,7 @@ impl Values {
 }
 
 /// Whether an address can name one station: neither loopback, unspecified, a group, nor IPv4 inside IPv6.
-fn is_station(address: IpAddr) -> bool {
+pub(super) fn is_station(address: IpAddr) -> bool {
     let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
     let mapped = matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
     !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || broadcast || mapped)

@@ -8,7 +8,7 @@
 //! | a forwarded resolver address, port 53 or 853 | the resolver |
 //! | `map_host_loopback` (the gateway unless told otherwise) | 127.0.0.1 or ::1 |
 //! | `map_guest_addr` | the pod's own address |
-//! | the pod's own address, without `map_host_loopback` | nothing: it is refused |
+//! | any address of the pod, without `map_host_loopback` | nothing: it is refused |
 //! | anything else | itself |
 //!
 //! | source of a connection to the guest | the guest sees |
@@ -41,6 +41,8 @@ pub struct Nat {
     pub map_guest_addr6: Option<Ipv6Addr>,
     pub dns4: Option<DnsForward<Ipv4Addr>>,
     pub dns6: Option<DnsForward<Ipv6Addr>>,
+    /// Every address of the pod, of all its interfaces.
+    pub own: Vec<IpAddr>,
     /// Index of the interface on which link-local destinations live; 0 when there is none.
     pub link_local_scope6: u32,
 }
@@ -64,8 +66,9 @@ impl Nat {
 
     /// Whether no socket of ours may be connected to a destination the guest named.
     ///
-    /// Loopback would reach the pod's own services past `map_host_loopback`. So would the pod's own address, where the
-    /// guest has another: without that map it is closed too, unless the command line maps it to something.
+    /// Loopback would reach the pod's own services past `map_host_loopback`. So would any address of the pod, such as
+    /// that of an interface which is not this guest's: without that map they are closed too, unless the command line
+    /// maps them to something.
     pub fn is_unreachable(&self, destination: SocketAddr) -> bool {
         let to = destination.ip();
         let (host, loopback) = match to {
@@ -73,7 +76,8 @@ impl Nat {
             IpAddr::V6(_) => (self.host6.map(IpAddr::V6), self.map_host_loopback6.map(IpAddr::V6)),
         };
         let is_mapped = self.is_map_guest_addr(to) || self.resolver(destination).is_some();
-        is_no_peer(to) || (loopback.is_none() && host == Some(to) && !is_mapped)
+        let is_own = host == Some(to) || self.own.contains(&to);
+        is_no_peer(to) || (loopback.is_none() && is_own && !is_mapped)
     }
 
     fn is_map_guest_addr(&self, address: IpAddr) -> bool {
@@ -198,6 +202,9 @@ mod tests {
                 seen_by_guest: "fd00::53".parse().unwrap(),
                 resolver: "2001:db8::53".parse().unwrap(),
             }),
+            own: ["127.0.0.1", "10.0.0.5", "10.0.1.5", "fd00::5", "fd00:1::5", "fe80::99"]
+                .map(|own| own.parse().unwrap())
+                .into(),
             link_local_scope6: 7,
         }
     }
@@ -334,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pods_own_address_is_closed_with_its_loopback() {
+    fn the_pods_own_addresses_are_closed_with_its_loopback() {
         let own = Some(DnsForward {
             seen_by_guest: "10.0.0.5".parse().unwrap(),
             resolver: "127.0.0.53".parse().unwrap(),
@@ -349,6 +356,10 @@ mod tests {
             ("open, v6", pod(), "[fd00::5]:53", false),
             ("closed", closed(), "10.0.0.5:53", true),
             ("closed, v6", closed(), "[fd00::5]:53", true),
+            ("another interface's", closed(), "10.0.1.5:80", true),
+            ("another interface's, v6", closed(), "[fd00:1::5]:80", true),
+            ("a link-local one", closed(), "[fe80::99]:80", true),
+            ("another interface's, open", pod(), "10.0.1.5:80", false),
             ("one family is closed", Nat { map_host_loopback4: None, ..pod() }, "10.0.0.5:53", true),
             ("the other is not", Nat { map_host_loopback4: None, ..pod() }, "[fd00::5]:53", false),
             ("mapped", mapped.clone(), "10.0.0.5:80", false),

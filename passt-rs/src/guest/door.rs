@@ -37,8 +37,8 @@ impl Door {
         Ok(())
     }
 
-    /// The next connection that waits. `served`: whether we have one that is alive.
-    pub(super) fn next(&mut self, served: impl FnOnce() -> bool) -> Option<UnixStream> {
+    /// The next connection that waits. `served`: the one that we have.
+    pub(super) fn next(&mut self, served: Option<impl AsFd>) -> Option<UnixStream> {
         if self.paused {
             return None;
         }
@@ -47,7 +47,7 @@ impl Door {
             Ok((stream, _)) => Some(stream),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(_) if self.reserve.lend() => listener.accept().ok().map(|(stream, _)| stream),
-            Err(_) if served() => {
+            Err(_) if served.is_some_and(|connection| !is_closed(connection)) => {
                 self.pause(true);
                 None
             }

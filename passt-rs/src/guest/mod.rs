@@ -82,6 +82,16 @@ pub enum Link {
     Gone,
 }
 
+impl Link {
+    /// What is to be told of a guest that was attached, where `self` is still to be told.
+    fn attached(self) -> Self {
+        match self {
+            Self::Down | Self::Replaced => Self::Replaced,
+            Self::Unchanged | Self::Up | Self::Gone => Self::Up,
+        }
+    }
+}
+
 /// Room for one frame towards the guest.
 #[derive(Debug, Default)]
 pub struct Room<'a> {

@@ -81,7 +81,7 @@ impl Stream {
 
     /// Takes a waiting connection if none is served; turns others away.
     fn accept(&mut self) {
-        while let Some(stream) = self.door.next(|| is_served(self.connection.as_ref())) {
+        while let Some(stream) = self.door.next(self.connection.as_ref()) {
             if self.connection.as_ref().is_some_and(is_closed) {
                 self.disconnect();
             }
@@ -94,10 +94,7 @@ impl Stream {
                 continue;
             }
             self.connection = Some(stream);
-            self.link = match self.link {
-                Link::Down | Link::Replaced => Link::Replaced,
-                Link::Unchanged | Link::Up | Link::Gone => Link::Up,
-            };
+            self.link = self.link.attached();
         }
         self.door.close();
     }
@@ -181,10 +178,6 @@ impl Stream {
             }
         }
     }
-}
-
-fn is_served(connection: Option<&UnixStream>) -> bool {
-    connection.is_some_and(|connection| !is_closed(connection))
 }
 
 impl Guest for Stream {

@@ -46,9 +46,18 @@ pub fn connect(outbound: &Outbound, port: u16, to: SocketAddr, gro: bool) -> io:
     Ok(Connected { socket, port_kept })
 }
 
-/// A flow's socket for datagrams that reached `local` on a forwarded port, from `peer`.
-pub fn connect_from(local: SocketAddr, peer: SocketAddr, gro: bool) -> io::Result<Socket> {
+/// A flow's socket for datagrams that reached `local` on a forwarded port, from `peer`; and on interface `device`, if
+/// only that is listened on: an accepted TCP socket stays on its listener's interface as well, and answers leave by it.
+pub fn connect_from(
+    local: SocketAddr,
+    peer: SocketAddr,
+    device: Option<&str>,
+    gro: bool,
+) -> io::Result<Socket> {
     let socket = Socket::open(peer, gro)?;
+    if let Some(device) = device {
+        sys::bind_to_device(socket.as_fd(), device)?;
+    }
     rustix::net::bind(&socket.fd, &local)?;
     socket.connect(peer)?;
     Ok(socket)

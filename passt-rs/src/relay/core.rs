@@ -133,6 +133,8 @@ pub(super) struct Core<G> {
     pub(super) lost: Vec<Key>,
     /// Connections that the guest is to confirm: it may be another than the one that opened them.
     pub(super) unconfirmed: Vec<FlowId>,
+    /// The guest that came last has spoken.
+    pub(super) heard: bool,
     /// The guest that came last has not spoken from an address of this family.
     pub(super) silent4: bool,
     pub(super) silent6: bool,
@@ -186,6 +188,7 @@ impl<G: Guest> Core<G> {
             ledger: None,
             lost: Vec::new(),
             unconfirmed: Vec::new(),
+            heard: false,
             silent4: false,
             silent6: false,
             advertise_at: None,
@@ -196,8 +199,8 @@ impl<G: Guest> Core<G> {
     /// any window with what it expects (RFC 9293 3.10.7.4, RFC 5961), and that, belonging to no flow of ours, is
     /// answered with the reset it then believes. So nothing but the ends has to be known.
     pub(super) fn tell_of_lost(&mut self) {
-        // The first frame of the guest tells its address, and that it is there.
-        while !self.lost.is_empty() && self.cable.guest_mac != Mac::BROADCAST {
+        // Before the guest's first frame nobody may be there to listen, and this is said once.
+        while !self.lost.is_empty() && self.heard {
             if self.cable.reserve(HEADERS_MAX, 0).is_none() {
                 return; // There will be an event when there is room.
             }
@@ -290,6 +293,7 @@ impl<G: Guest> Core<G> {
     pub(super) fn on_link_up(&mut self) {
         self.cable.counters.link_ups += 1;
         self.cable.guest_mac = self.settings.guest_mac.unwrap_or(Mac::BROADCAST);
+        self.heard = false;
         tracing::info!("the guest's end of the cable is up");
         for say in [announce::arp, announce::neighbor, announce::ask_arp, announce::ask_neighbor] {
             if say(&self.settings.network, &mut self.reply).is_ok() {

@@ -76,7 +76,8 @@ impl<G: Guest> Relay<G> {
             }
             (to, _) => SocketAddr::new(to, port),
         };
-        let socket = host_udp::connect_from(local, peer, true).map_err(Refusal::Socket)?;
+        let socket =
+            host_udp::connect_from(local, peer, listener.device.as_deref(), true).map_err(Refusal::Socket)?;
         let id = self.insert_udp(key, socket, peer, Initiator::Host)?;
         self.core.udp.from_host_total += 1;
         tracing::debug!("udp {} -> {} (from {peer})", key.peer, key.guest);

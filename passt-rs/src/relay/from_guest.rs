@@ -61,6 +61,7 @@ impl<G: Guest> Relay<G> {
 
     fn on_frame(&mut self, place: Place, offload: &Offload, headers: &Headers, verdict: Verdict) {
         self.core.cable.guest_mac = headers.src;
+        self.core.heard = true;
         if let Some(IpHeaders { src: IpAddr::V6(src), .. }) = headers.ip
             && src.is_unicast_link_local()
         {

@@ -29,6 +29,8 @@ pub struct Listening {
     pub protocol: Proto,
     pub socket: OwnedFd,
     pub guest_port: u16,
+    /// The interface it is bound to; what belongs to it leaves there as well.
+    pub device: Option<String>,
 }
 
 impl Listening {

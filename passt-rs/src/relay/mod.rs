@@ -377,7 +377,7 @@ impl<G: Guest> Relay<G> {
     /// Sends a keepalive for each connection in doubt, as room permits. A guest that knows it acknowledges; another
     /// resets it, and so the peer hears of it, which may do nothing but wait.
     fn ask_about_flows(&mut self) {
-        while !self.core.unconfirmed.is_empty() && self.core.cable.guest_mac != Mac::BROADCAST {
+        while !self.core.unconfirmed.is_empty() && self.core.heard {
             if self.core.cable.reserve(HEADERS_MAX, 0).is_none() {
                 return; // There will be an event when there is room.
             }

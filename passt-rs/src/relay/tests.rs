@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use super::{Limits, Link, Opened, Protocols, Relay, Settings, Turn};
+use crate::answer::dhcpv4::Extras;
 use crate::answer::{Network, Services};
 use crate::drop_reason::DropReason;
 use crate::flow::nat::Nat;
@@ -109,6 +110,7 @@ fn relay(guest: Scripted, one_off: bool) -> Relay<Scripted> {
             search: Vec::new(),
             hostname: None,
             fqdn: None,
+            extras: Extras::default(),
             services,
         },
         nat: Nat::default(),

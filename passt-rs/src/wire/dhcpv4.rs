@@ -2,10 +2,14 @@
 //!
 //! smoltcp's writer knows neither a bound below its buffer nor options longer than 255 bytes (RFC 3396).
 
+use std::net::Ipv4Addr;
+
 /// The first bytes of the options, telling them from a BOOTP vendor area (RFC 2131 3).
 pub const MAGIC_COOKIE: u32 = 0x6382_5363;
 /// Length of everything before the options, cookie included (RFC 2131 2).
 pub const FIXED_LEN: usize = 240;
+/// Where the name of the boot file stands in that, closed by a zero (RFC 2131 2).
+pub const FILE: std::ops::Range<usize> = 108..236;
 
 /// Option codes (RFC 2132 unless said otherwise).
 pub mod option {
@@ -15,6 +19,7 @@ pub mod option {
     pub const HOST_NAME: u8 = 12;
     pub const DOMAIN_NAME: u8 = 15;
     pub const INTERFACE_MTU: u8 = 26;
+    pub const NTP_SERVERS: u8 = 42;
     pub const REQUESTED_ADDRESS: u8 = 50;
     pub const LEASE_TIME: u8 = 51;
     pub const MESSAGE_TYPE: u8 = 53;
@@ -25,6 +30,8 @@ pub mod option {
     pub const RENEWAL_TIME: u8 = 58;
     pub const REBINDING_TIME: u8 = 59;
     pub const CLIENT_ID: u8 = 61;
+    pub const TFTP_SERVER_NAME: u8 = 66;
+    pub const BOOT_FILE_NAME: u8 = 67;
     /// RFC 4039.
     pub const RAPID_COMMIT: u8 = 80;
     /// RFC 4702.
@@ -33,6 +40,10 @@ pub mod option {
     pub const DOMAIN_SEARCH: u8 = 119;
     /// RFC 3442.
     pub const CLASSLESS_ROUTES: u8 = 121;
+    /// RFC 5859.
+    pub const TFTP_SERVER_ADDRESS: u8 = 150;
+    /// Codes that a site may use as it likes (RFC 3942 3).
+    pub const SITE_SPECIFIC: std::ops::RangeInclusive<u8> = 224..=254;
     pub const END: u8 = 255;
 }
 
@@ -73,6 +84,14 @@ impl<'a> Options<'a> {
         if data_len == 0 || self.message.len() >= self.limit {
             self.message.truncate(start);
         }
+    }
+
+    /// Appends an option of as many whole addresses as fit one. Split in the middle of an address it would still be
+    /// right (RFC 3396), but clients differ.
+    pub fn push_addresses(&mut self, code: u8, addresses: impl Iterator<Item = Ipv4Addr>) {
+        self.push_with(code, |data, room| {
+            addresses.take(room.min(DATA_LEN_MAX) / 4).for_each(|address| data.extend(address.octets()));
+        });
     }
 
     /// Marks the end of the options.

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use passt_rs::answer::dhcpv4::Extras;
 use passt_rs::answer::{Network, Services, V4, V6};
 use passt_rs::capture::Capture;
 use passt_rs::control::Control;
@@ -242,7 +243,7 @@ pub fn forward(guest_port: u16) -> (Listening, u16) {
     let socket = passt_rs::host::tcp::listen(&any, false, None).unwrap();
     let bound = rustix::net::getsockname(&socket).unwrap();
     let port = SocketAddr::try_from(bound).unwrap().port();
-    (Listening { protocol: Proto::Tcp, socket, guest_port }, port)
+    (Listening { protocol: Proto::Tcp, socket, guest_port, device: None }, port)
 }
 
 fn settings(options: &Options) -> Settings {
@@ -259,11 +260,12 @@ fn settings(options: &Options) -> Settings {
             our_mac: OUR_MAC.parse().unwrap(),
             mtu: Some(options.mtu),
             v4: Some(V4 { guest: GUEST4, prefix_len: 24, gateway: Some(GATEWAY4) }),
-            v6: Some(V6 { guest: GUEST6, prefix_len: 64, our_link_local: GATEWAY6 }),
+            v6: Some(V6 { guest: GUEST6, prefix_len: 64, our_link_local: GATEWAY6, has_default_route: true }),
             dns: Vec::new(),
             search: Vec::new(),
             hostname: None,
             fqdn: None,
+            extras: Extras::default(),
             services,
         },
         nat: Nat {

@@ -100,19 +100,26 @@ impl Namespace {
         run_to_end(self.command("nft").args(["-f", "-"]), rules)
     }
 
+    /// Every process that is inside, and its program's name as the kernel shortens it. One that has ended, but was not
+    /// waited for, is in no namespace any more.
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        let Ok(ours) = rustix::fs::fstat(self.handle.as_fd()) else { return Vec::new() };
+        let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let inside = all.filter_map(|process| {
+            let pid = process.file_name().to_str()?.parse().ok()?;
+            let theirs = std::fs::metadata(process.path().join("ns/net")).ok()?;
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            let is_inside = (theirs.dev(), theirs.ino()) == (ours.st_dev, ours.st_ino);
+            is_inside.then(|| (pid, name.trim().to_owned()))
+        });
+        inside.collect()
+    }
+
     /// Ends every process that is inside, but for the caller.
     pub fn kill_processes(&self) {
-        let Ok(ours) = rustix::fs::fstat(self.handle.as_fd()) else { return };
-        let Ok(processes) = std::fs::read_dir("/proc") else { return };
-        for process in processes.flatten() {
-            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-                continue;
-            };
-            let inside = std::fs::metadata(process.path().join("ns/net"))
-                .is_ok_and(|theirs| (theirs.dev(), theirs.ino()) == (ours.st_dev, ours.st_ino));
-            if let (true, Some(pid)) =
-                (inside, Pid::from_raw(pid).filter(|pid| *pid != rustix::process::getpid()))
-            {
+        for (pid, _) in self.processes() {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            if let Some(pid) = pid.filter(|pid| *pid != rustix::process::getpid()) {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
         }

@@ -1,12 +1,13 @@
 //! One guest as libvirt sees it: its XML, its life from `create` to `destroy`, and commands inside it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
 use super::{END_LIMIT, Libvirt};
 use crate::lab::wait_for;
+use crate::vm::KERNEL_ARGUMENTS;
 use crate::vm::agent::Agent;
 
 /// Emulated boots take 3 s on an idle machine; a loaded one is several times slower.
@@ -32,6 +33,7 @@ pub enum Interface {
 #[derive(Debug)]
 pub struct Domain<'libvirt, 'lab> {
     libvirt: &'libvirt Libvirt<'lab>,
+    name: String,
     agent: Agent,
 }
 
@@ -42,10 +44,20 @@ impl<'libvirt, 'lab> Domain<'libvirt, 'lab> {
         std::fs::write(&description, xml(libvirt, interface)).context("write the domain's description")?;
         // Paused, so that no byte of the guest is lost before we listen.
         libvirt.virsh(["create".as_ref(), "--paused".as_ref(), description.as_os_str()])?;
-        let mut domain = Self { libvirt, agent: connect(libvirt)? };
+        Self::boot(libvirt, NAME)
+    }
+
+    /// Starts a guest that is defined already, with its files where [`Libvirt::files_of_guests`] says.
+    pub(crate) fn start(libvirt: &'libvirt Libvirt<'lab>, name: &str) -> anyhow::Result<Self> {
+        libvirt.virsh(["start", "--paused", name])?;
+        Self::boot(libvirt, name)
+    }
+
+    fn boot(libvirt: &'libvirt Libvirt<'lab>, name: &str) -> anyhow::Result<Self> {
+        let mut domain = Self { libvirt, name: name.to_owned(), agent: connect(libvirt)? };
         domain.resume()?;
         domain.agent.wait_until_ready(BOOT_LIMIT).with_context(|| {
-            format!("booting the guest (console: {})", console(&libvirt.folder).display())
+            format!("booting the guest (console: {})", libvirt.files_of_guests().console.display())
         })?;
         Ok(domain)
     }
@@ -70,29 +82,29 @@ impl<'libvirt, 'lab> Domain<'libvirt, 'lab> {
     }
 
     pub fn suspend(&mut self) -> anyhow::Result<()> {
-        self.libvirt.virsh(["suspend", NAME])?;
+        self.libvirt.virsh(["suspend", &self.name])?;
         self.expect_state("paused")
     }
 
     pub fn resume(&mut self) -> anyhow::Result<()> {
-        self.libvirt.virsh(["resume", NAME])?;
+        self.libvirt.virsh(["resume", &self.name])?;
         self.expect_state("running")
     }
 
     /// Writes the guest to a file, which ends it.
     pub fn save(self) -> anyhow::Result<Saved<'libvirt, 'lab>> {
         let file = self.libvirt.folder.join("saved");
-        self.libvirt.virsh(["save".as_ref(), NAME.as_ref(), file.as_os_str()])?;
-        Ok(Saved { libvirt: self.libvirt, file })
+        self.libvirt.virsh(["save".as_ref(), self.name.as_ref(), file.as_os_str()])?;
+        Ok(Saved { libvirt: self.libvirt, name: self.name, file })
     }
 
     pub fn destroy(self) -> anyhow::Result<()> {
-        self.libvirt.virsh(["destroy", NAME])?;
+        self.libvirt.virsh(["destroy", &self.name])?;
         Ok(())
     }
 
     fn expect_state(&self, wanted: &str) -> anyhow::Result<()> {
-        let state = self.libvirt.virsh(["domstate", NAME])?;
+        let state = self.libvirt.virsh(["domstate", &self.name])?;
         anyhow::ensure!(state == wanted, "the domain is {state}, not {wanted}");
         Ok(())
     }
@@ -102,6 +114,7 @@ impl<'libvirt, 'lab> Domain<'libvirt, 'lab> {
 #[derive(Debug)]
 pub struct Saved<'libvirt, 'lab> {
     libvirt: &'libvirt Libvirt<'lab>,
+    name: String,
     file: PathBuf,
 }
 
@@ -109,29 +122,21 @@ impl<'libvirt, 'lab> Saved<'libvirt, 'lab> {
     /// Goes on where the guest was.
     pub fn restore(self) -> anyhow::Result<Domain<'libvirt, 'lab>> {
         self.libvirt.virsh(["restore".as_ref(), self.file.as_os_str()])?;
-        let domain = Domain { libvirt: self.libvirt, agent: connect(self.libvirt)? };
+        let domain = Domain { libvirt: self.libvirt, name: self.name, agent: connect(self.libvirt)? };
         domain.expect_state("running")?;
         Ok(domain)
     }
 }
 
 fn connect(libvirt: &Libvirt<'_>) -> anyhow::Result<Agent> {
-    let socket = agent_socket(&libvirt.folder);
+    let socket = libvirt.files_of_guests().agent;
     wait_for(END_LIMIT, "the guest's second serial port", || socket.exists())?;
     Agent::connect(&socket)
 }
 
-fn console(folder: &Path) -> PathBuf {
-    folder.join("console.log")
-}
-
-fn agent_socket(folder: &Path) -> PathBuf {
-    folder.join("agent.sock")
-}
-
 /// What `vm` tells QEMU, in libvirt's words. Memory is shared with a back-end, as in every KubeVirt VM with one.
 fn xml(libvirt: &Libvirt<'_>, interface: &Interface) -> String {
-    let folder = libvirt.folder.display();
+    let files = libvirt.files_of_guests();
     format!(
         "<domain type='qemu'>
   <name>{NAME}</name>
@@ -140,9 +145,9 @@ fn xml(libvirt: &Libvirt<'_>, interface: &Interface) -> String {
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
-    <kernel>{folder}/kernel</kernel>
-    <initrd>{folder}/initramfs</initrd>
-    <cmdline>console=ttyS0 loglevel=6 no_timer_check tsc=reliable random.trust_cpu=on</cmdline>
+    <kernel>{kernel}</kernel>
+    <initrd>{initramfs}</initrd>
+    <cmdline>{KERNEL_ARGUMENTS}</cmdline>
   </os>
   <features><acpi/></features>
   <cpu mode='maximum'/>
@@ -155,8 +160,10 @@ fn xml(libvirt: &Libvirt<'_>, interface: &Interface) -> String {
   </devices>
 </domain>
 ",
-        console = console(&libvirt.folder).display(),
-        agent = agent_socket(&libvirt.folder).display(),
+        kernel = files.kernel.display(),
+        initramfs = files.initramfs.display(),
+        console = files.console.display(),
+        agent = files.agent.display(),
         interface = interface_xml(libvirt, interface),
     )
 }

@@ -13,8 +13,8 @@ use super::modules;
 /// Where the unpacked packages are, below the target folder.
 const UNPACKED: &str = "vm/debian";
 
-/// The NIC's driver; what it needs follows.
-const MODULES: [&str; 2] = ["virtio_pci", "virtio_net"];
+/// Drivers of the NIC and the balloon; what they need follows.
+const MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "virtio_balloon"];
 
 /// Programs besides busybox, and what they need: where the guest has them, which is where their packages do.
 const PROGRAMS: [&str; 3] =

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{Image, Netdev, Options};
+use super::{FirstTouch, Image, Netdev, Options};
 
 /// Names of the NIC, its other end and where it is plugged, in QEMU's command line and monitor.
 pub(super) const NIC: &str = "nic0";
@@ -17,6 +17,10 @@ pub(super) const RECONNECT_MS: u32 = 200;
 /// Modules of memory that may be plugged.
 const MEMORY_SLOTS: u8 = 4;
 
+/// The emulated timers are slow enough to be found broken; the CPU's random numbers spare a wait for others.
+pub(crate) const KERNEL_ARGUMENTS: &str =
+    "console=ttyS0 loglevel=6 no_timer_check tsc=reliable random.trust_cpu=on";
+
 pub(super) fn machine(command: &mut Command, image: &Image, options: &Options) {
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-S"])
@@ -27,8 +31,7 @@ pub(super) fn machine(command: &mut Command, image: &Image, options: &Options) {
         .arg(image.kernel())
         .arg("-initrd")
         .arg(image.initramfs())
-        // The emulated timers are slow enough to be found broken; the CPU's random numbers spare a wait for others.
-        .args(["-append", "console=ttyS0 loglevel=6 no_timer_check tsc=reliable random.trust_cpu=on"]);
+        .args(["-append", &format!("{KERNEL_ARGUMENTS} {}", options.kernel_arguments)]);
 }
 
 pub(super) fn devices(
@@ -56,7 +59,14 @@ pub(super) fn devices(
         }
         Netdev::VhostUser { socket, pairs } => {
             let path = socket.display();
-            let memory = format!("memory-backend-memfd,id=memory,size={}M,share=on", options.memory_mib);
+            let prealloc = match options.first_touch {
+                FirstTouch::Whoever => "off",
+                FirstTouch::Qemu => "on",
+            };
+            let memory = format!(
+                "memory-backend-memfd,id=memory,size={}M,share=on,prealloc={prealloc}",
+                options.memory_mib
+            );
             command.args(["-object", &memory, "-machine", "memory-backend=memory"]);
             let cable = format!("socket,id={CABLE},path={path},reconnect-ms={RECONNECT_MS}");
             command.args(["-chardev", &cable]);
@@ -64,6 +74,9 @@ pub(super) fn devices(
         }
     }
     command.args(["-device", &nic(options).to_string()]);
+    if options.free_page_reporting {
+        command.args(["-device", "virtio-balloon-pci,free-page-reporting=on"]);
+    }
 }
 
 /// The NIC, as `-device` and `device_add` both take it.
@@ -77,6 +90,9 @@ pub(super) fn nic(options: &Options) -> serde_json::Value {
         "mac": options.mac,
         "romfile": "",
     });
+    if let (Some(mtu), Some(fields)) = (options.mtu, nic.as_object_mut()) {
+        fields.insert("host_mtu".to_owned(), mtu.into());
+    }
     if let (Netdev::VhostUser { pairs: pairs @ 2.., .. }, Some(fields)) =
         (&options.netdev, nic.as_object_mut())
     {

@@ -5,14 +5,17 @@ use anyhow::{Result, ensure};
 use vm_tests::lab::{POD_V4, SERVER_V4};
 use vm_tests::services;
 use vm_tests::translator::{Cable, Capture, FORWARDED_PORT};
+use vm_tests::vm::Options;
 
 use crate::peer::Load;
-use crate::room::{Room, STREAM_LIMIT, in_a_room};
+use crate::room::{Room, STREAM_LIMIT, in_a_room, in_a_room_with};
 
 /// More than the guest's buffers hold, so that some are still to come when the NIC goes.
 const BYTES: u64 = 20 << 20;
 const BEGUN_BYTES: u64 = 1 << 20;
 const STOPS: u8 = 3;
+/// Less than the translator's leases say.
+const SMALL_MTU: u16 = 1400;
 
 #[test]
 fn connections_outlast_a_suspension_a_new_driver_and_a_new_nic() {
@@ -53,6 +56,41 @@ fn connections_outlast_a_suspension_a_new_driver_and_a_new_nic() {
             traffic(room)
         })
     });
+}
+
+/// libvirt's `<mtu size='...'/>`. The front end serves it from the NIC's configuration (virtio 1.2 section 5.1.4), offers
+/// VIRTIO_NET_F_MTU on its own, and keeps the guest's answer to itself: the translator has no part in it.
+#[test]
+fn nic_has_the_mtu_that_the_machine_says() {
+    let small = |options: &mut Options| options.mtu = Some(SMALL_MTU);
+    in_a_room_with(Cable::VhostUser, Capture::Nothing, small, |room| {
+        room.step("the MTU before anybody asks the translator", |room| expect_mtu(room, SMALL_MTU))?;
+        room.step("it outlasts a lease that allows more", |room| {
+            serve_page(room)?;
+            traffic(room)?;
+            let lease = room.guest("cat /run/lease")?;
+            let mtu = lease.lines().find_map(|line| line.strip_prefix("mtu=")?.parse::<u16>().ok());
+            ensure!(mtu.is_some_and(|mtu| mtu > SMALL_MTU), "{lease}");
+            expect_mtu(room, SMALL_MTU)
+        })?;
+        room.step("a new translator, to which QEMU connects again", |room| {
+            room.replace_translator()?;
+            room.guest_within(&format!("timeout 2 wget -q -O - http://{SERVER_V4}/"))?;
+            expect_mtu(room, SMALL_MTU)
+        })?;
+        room.step("the driver loaded again", |room| {
+            room.guest("rmmod virtio_net && [ ! -e /sys/class/net/eth0 ]")?;
+            room.guest("insmod /modules/virtio_net.ko")?;
+            expect_mtu(room, SMALL_MTU)?;
+            traffic(room)
+        })
+    });
+}
+
+fn expect_mtu(room: &mut Room<'_>, expected: u16) -> Result<()> {
+    let mtu = room.guest("cat /sys/class/net/eth0/mtu")?;
+    ensure!(mtu.trim() == expected.to_string(), "the NIC has an MTU of {}", mtu.trim());
+    Ok(())
 }
 
 fn serve_page(room: &mut Room<'_>) -> Result<()> {

@@ -15,7 +15,13 @@
 //!
 //! The lease is infinite, T1 and T2 with it: the pod keeps its address for life, and a guest that comes to
 //! another pod sees its link go down and up, asks again (INIT-REBOOT) and is refused the old address.
+//!
+//! A reply is as long as the client takes, 576 bytes of datagram if it does not say, and options are written in the
+//! order of their use to the guest: lease, routes, MTU, resolvers, then [`Extras`], then names. One that has no room
+//! any more is left out whole, and shorter ones behind it may still fit. The boot file and its server are in fixed
+//! fields as well, which always have room.
 
+mod extras;
 mod options;
 #[cfg(test)]
 mod tests;
@@ -29,6 +35,8 @@ use super::{Network, V4};
 use crate::drop_reason::DropReason;
 use crate::wire::dhcpv4::{FIXED_LEN, MAGIC_COOKIE, Options, option};
 use crate::wire::{Envelope, Mac, protocol};
+
+pub use extras::Extras;
 
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
@@ -69,7 +77,7 @@ pub fn answer(network: &Network, frame: &[u8], out: &mut Vec<u8>) -> Result<(), 
     let start = out.len();
     out.resize(start + FIXED_LEN, 0);
     if let Some(fixed) = out.get_mut(start..) {
-        emit_fixed(v4, &query, reply, fixed);
+        emit_fixed(network, v4, &query, reply, fixed);
     }
     let mut options = Options::new(out, start + query.message_len_max());
     options::push(network, v4, &query, reply, &mut options);
@@ -242,7 +250,7 @@ impl Place {
 }
 
 /// Writes everything before the options into zeroed room (RFC 2131 4.3.1, table 3).
-fn emit_fixed(v4: V4, query: &Query<'_>, reply: Reply, fixed: &mut [u8]) {
+fn emit_fixed(network: &Network, v4: V4, query: &Query<'_>, reply: Reply, fixed: &mut [u8]) {
     let request = query.packet;
     let mut packet = DhcpPacket::new_unchecked(fixed);
     packet.set_opcode(DhcpOpCode::Reply);
@@ -263,4 +271,8 @@ fn emit_fixed(v4: V4, query: &Query<'_>, reply: Reply, fixed: &mut [u8]) {
     packet.set_relay_agent_ip(request.relay_agent_ip());
     packet.set_client_hardware_address(EthernetAddress(request.client_hardware_address().0));
     packet.set_magic_number(MAGIC_COOKIE);
+    if reply != Reply::Nak {
+        packet.set_server_ip(network.extras.boot_server().unwrap_or(Ipv4Addr::UNSPECIFIED));
+        network.extras.emit_boot_file(packet.into_inner());
+    }
 }

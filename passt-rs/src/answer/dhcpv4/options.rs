@@ -44,7 +44,7 @@ pub(super) fn push(network: &Network, v4: V4, query: &Query<'_>, reply: Reply, o
     if let Some(mtu) = network.mtu.filter(|mtu| *mtu >= MTU_MIN) {
         options.push(option::INTERFACE_MTU, &mtu.to_be_bytes());
     }
-    push_names(network, query, options);
+    push_services(network, query, options);
 }
 
 fn push_routes(v4: V4, options: &mut Options<'_>) {
@@ -60,14 +60,12 @@ fn push_routes(v4: V4, options: &mut Options<'_>) {
     }
 }
 
-fn push_names(network: &Network, query: &Query<'_>, options: &mut Options<'_>) {
+fn push_services(network: &Network, query: &Query<'_>, options: &mut Options<'_>) {
     if query.wants(option::DNS_SERVERS) {
-        options.push_with(option::DNS_SERVERS, |data, room| {
-            // Split in the middle of an address it would still be right (RFC 3396), but clients differ.
-            let count_max = room.min(252) / 4;
-            network.resolvers_v4().take(count_max).for_each(|address| data.extend(address.octets()));
-        });
+        options.push_addresses(option::DNS_SERVERS, network.resolvers_v4());
     }
+    // After what the guest needs to work, and before names, of which it may have many.
+    network.extras.push(query, options);
     let hostname = network.hostname.as_ref().filter(|name| matches!(name.len(), 1..=255));
     if let Some(hostname) = hostname.filter(|_| query.wants(option::HOST_NAME)) {
         options.push(option::HOST_NAME, hostname.as_bytes());

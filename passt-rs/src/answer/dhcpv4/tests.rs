@@ -86,7 +86,7 @@ impl Message {
         assert!(bytes.len() >= 300, "RFC 1542 2.1");
         assert_eq!(bytes[..8], [2, 1, 6, 0, 0xde, 0xad, 0xbe, 0xef]);
         assert_eq!(bytes[28..34], GUEST_MAC.0);
-        assert_eq!(bytes[34..236], [0; 202]);
+        assert_eq!(bytes[34..108], [0; 74]);
         assert_eq!(bytes[236..240], [0x63, 0x82, 0x53, 0x63]);
         Self { answer, bytes }
     }
@@ -125,6 +125,19 @@ impl Message {
         self.bytes[16..20].try_into().unwrap()
     }
 
+    /// `siaddr`.
+    fn next_server(&self) -> [u8; 4] {
+        self.bytes[20..24].try_into().unwrap()
+    }
+
+    /// The `file` field up to its first zero, which it has.
+    fn boot_file(&self) -> &[u8] {
+        let field = &self.bytes[108..236];
+        let end = field.iter().position(|byte| *byte == 0).unwrap();
+        assert!(field[end..].iter().all(|byte| *byte == 0));
+        &field[..end]
+    }
+
     fn port(&self) -> u16 {
         u16::from_be_bytes([self.answer.message[2], self.answer.message[3]])
     }
@@ -134,6 +147,7 @@ impl Message {
 fn discover_is_offered_the_guests_address_with_everything() {
     let offer = Client::new(DISCOVER).ask(&network()).unwrap();
     assert_eq!((offer.kind(), offer.your_address()), (OFFER, GUEST));
+    assert_eq!((offer.next_server(), offer.boot_file()), ([0; 4], &b""[..]));
     let search = b"\x02ns\x03svc\x07cluster\x05local\x00\xc0\x03\xc0\x07";
     let fqdn = b"\x0c\xff\xff\x02vm\x03sub\x02ns\x03svc\x07cluster\x05local\x00";
     let expected: [(u8, &[u8]); 13] = [
@@ -339,6 +353,101 @@ fn an_mtu_is_announced_when_there_is_one() {
         let network = Network { mtu, ..network() };
         assert_eq!(Client::new(DISCOVER).ask(&network).unwrap().option(26), expected);
     }
+}
+
+/// All that can be handed out besides.
+fn extras() -> Extras {
+    Extras {
+        boot_file: Some("pxelinux.0".into()),
+        tftp_server: Some("10.0.0.9".into()),
+        ntp_servers: vec![[10, 0, 0, 123].into(), [10, 0, 0, 124].into()],
+        site: vec![(254, "last".into()), (224, "\u{e4}=1".into())],
+    }
+}
+
+#[test]
+fn what_to_boot_from_is_told_in_options_and_fixed_fields() {
+    let network = Network { extras: extras(), ..network() };
+    for client in [
+        Client::new(DISCOVER),
+        Client::new(DISCOVER).with(80, &[]),
+        Client::new(REQUEST).with(50, &GUEST),
+        Client::new(INFORM).bound_to(GUEST),
+    ] {
+        let reply = client.ask(&network).unwrap();
+        assert_eq!((reply.next_server(), reply.boot_file()), ([10, 0, 0, 9], &b"pxelinux.0"[..]));
+        assert_eq!(reply.option(67).unwrap(), b"pxelinux.0");
+        assert_eq!(reply.option(66).unwrap(), b"10.0.0.9");
+        assert_eq!(reply.option(150).unwrap(), [10, 0, 0, 9]);
+        assert_eq!(reply.option(42).unwrap(), [10, 0, 0, 123, 10, 0, 0, 124]);
+        assert_eq!(
+            (reply.option(254).unwrap(), reply.option(224).unwrap()),
+            (b"last".into(), b"\xc3\xa4=1".into())
+        );
+    }
+    let nak = Client::new(REQUEST).with(50, &OTHER).ask(&network).unwrap();
+    assert_eq!((nak.codes(), nak.next_server(), nak.boot_file()), (vec![53, 54, 56], [0; 4], &b""[..]));
+}
+
+#[test]
+fn a_client_that_lists_parameters_gets_what_to_boot_from_and_the_sites_options_anyway() {
+    let network = Network { extras: extras(), ..network() };
+    let codes = |list: &[u8]| Client::new(DISCOVER).with(55, list).ask(&network).unwrap().codes();
+    assert_eq!(codes(&[1, 3]), [53, 54, 51, 58, 59, 1, 3, 26, 67, 66, 150, 254, 224]);
+    assert_eq!(codes(&[6, 42]), [53, 54, 51, 58, 59, 1, 3, 26, 6, 67, 66, 150, 42, 254, 224]);
+}
+
+#[test]
+fn a_boot_server_with_a_name_is_in_its_option_only() {
+    let extras = Extras { tftp_server: Some("tftp.example".into()), ..Extras::default() };
+    let offer = Client::new(DISCOVER).ask(&Network { extras, ..network() }).unwrap();
+    assert_eq!((offer.next_server(), offer.boot_file()), ([0; 4], &b""[..]));
+    assert_eq!(
+        (offer.option(66).unwrap(), offer.option(150), offer.option(67)),
+        (b"tftp.example".into(), None, None)
+    );
+}
+
+#[test]
+fn a_bootp_client_gets_what_to_boot_from_in_fixed_fields_and_options_as_far_as_they_fit() {
+    let reply = Client::bootp().ask(&Network { extras: extras(), ..network() }).unwrap();
+    assert_eq!((reply.next_server(), reply.boot_file()), ([10, 0, 0, 9], &b"pxelinux.0"[..]));
+    // Sixty bytes are no room for the site's options behind all others.
+    assert_eq!((reply.bytes.len(), reply.codes()), (300, vec![1, 3, 26, 6, 67, 66, 150, 42]));
+}
+
+#[test]
+fn a_boot_file_name_longer_than_its_field_is_in_its_option_only() {
+    for (len, in_field) in [(127, 127), (128, 0), (255, 0)] {
+        let extras = Extras { boot_file: Some("f".repeat(len)), ..Extras::default() };
+        let offer = Client::new(DISCOVER).ask(&Network { extras, ..network() }).unwrap();
+        assert_eq!((offer.boot_file().len(), offer.option(67).unwrap().len()), (in_field, len));
+    }
+}
+
+/// Three options of 200 bytes: one fits 576 bytes of datagram, all fit 1500.
+#[test]
+fn an_option_of_the_site_without_room_is_left_out_whole_and_shorter_ones_still_fit() {
+    let site = [(224, 200), (225, 200), (226, 200), (227, 3)];
+    let site = site.map(|(code, len)| (code, "s".repeat(len))).into();
+    let network = Network { extras: Extras { site, ..extras() }, ..network() };
+    let lengths = |client: Client| {
+        let offer = client.ask(&network).unwrap();
+        let site = offer.options().filter(|(code, _)| *code >= 224);
+        (offer.bytes.len() + 28, site.map(|(code, data)| (code, data.len())).collect::<Vec<_>>())
+    };
+    let client = || Client::new(DISCOVER).with(55, &[1, 3, 6]);
+    let (len, site) = lengths(client());
+    assert_eq!((len <= 576, site), (true, vec![(224, 200), (227, 3)]));
+    let (len, site) = lengths(client().with(57, &1500u16.to_be_bytes()));
+    assert_eq!((len <= 1500, site), (true, vec![(224, 200), (225, 200), (226, 200), (227, 3)]));
+}
+
+#[test]
+fn many_ntp_servers_fill_one_option_with_whole_addresses() {
+    let extras = Extras { ntp_servers: vec![US.into(); 100], ..Extras::default() };
+    let offer = Client::new(DISCOVER).with(57, &[5, 0]).ask(&Network { extras, ..network() }).unwrap();
+    assert_eq!(offer.option(42).unwrap().len(), 252);
 }
 
 #[test]

@@ -164,6 +164,34 @@ fn a_host_route_gets_a_default_router_and_no_prefix() {
 }
 
 #[test]
+fn without_default_route_we_are_no_default_router_and_the_subnet_is_on_link() {
+    for (prefix_len, dhcpv6, expected) in [
+        (64, true, Some(("fd00:10:244::", 0x80))),
+        (64, false, Some(("fd00:10:244::", 0xc0))),
+        (112, true, Some(("fd00:10:244::", 0x80))),
+        (112, false, Some(("fd00:10:244::", 0x80))),
+        (56, false, Some(("fd00:10:244::", 0x80))),
+        (128, true, None),
+    ] {
+        let mut network = network();
+        (network.dns, network.search, network.mtu) = (vec![], vec![], None);
+        network.services.dhcpv6 = dhcpv6;
+        let v6 = network.v6.as_mut().unwrap();
+        (v6.prefix_len, v6.has_default_route) = (prefix_len, false);
+        let reply = Answer::parse(&ask(&network, &router_solicitation(GUEST_LINK_LOCAL, &[])).unwrap());
+        assert_eq!(reply.message[6..8], [0, 0], "the router's lifetime");
+        let mut wanted = Vec::new();
+        if let Some((prefix, flags)) = expected {
+            wanted.extend([3, 4, prefix_len, flags]);
+            wanted.extend([0xff; 8]);
+            wanted.extend([0; 4]);
+            wanted.extend(prefix.parse::<Ipv6Addr>().unwrap().octets());
+        }
+        assert_eq!(reply.message[24..], wanted, "/{prefix_len}, DHCPv6 {dhcpv6}");
+    }
+}
+
+#[test]
 fn a_solicitation_from_nobody_is_answered_to_all_nodes() {
     let reply = Answer::parse(&ask(&network(), &router_solicitation("::", &[])).unwrap());
     assert_eq!((reply.ip.dst, reply.dst_mac), (ALL_NODES.into(), ALL_NODES_MAC));

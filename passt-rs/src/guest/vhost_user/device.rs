@@ -5,10 +5,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::event::epoll;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -20,179 +19,11 @@ use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqH
 use super::features::{self, PAIRS_MAX};
 use super::inflight::{self, Inflight};
 use super::memory::{Mapping, Memory, REGIONS_MAX, Region};
-use super::ring::{Addresses, Broken, Ring};
-use super::supply::Supply;
+use super::queue::Queue;
+use super::ring::Addresses;
 
 /// Rings that messages can name.
 const RINGS_MAX: usize = 2 * PAIRS_MAX;
-
-/// An eventfd of the front end's, watched for as long as it is ours.
-#[derive(Debug)]
-struct Kick {
-    fd: OwnedFd,
-    epoll: Arc<OwnedFd>,
-    token: u64,
-}
-
-/// Edge triggered: the counter is never read, each kick is an edge.
-const KICK_FLAGS: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
-
-impl Kick {
-    fn watch(fd: OwnedFd, epoll: &Arc<OwnedFd>, token: u64) -> io::Result<Self> {
-        epoll::add(epoll, &fd, epoll::EventData::new_u64(token), KICK_FLAGS)?;
-        Ok(Self { fd, epoll: Arc::clone(epoll), token })
-    }
-}
-
-impl Drop for Kick {
-    fn drop(&mut self) {
-        // Closing is not enough: the front end has the same eventfd open.
-        let _ = epoll::delete(&self.epoll, &self.fd);
-    }
-}
-
-/// One ring and what belongs to it. Even ones lead to the guest, odd ones from it.
-#[derive(Debug, Default)]
-pub(super) struct Queue {
-    number: u16,
-    pub(super) ring: Ring,
-    addresses: Option<Addresses>,
-    kick: Option<Kick>,
-    /// Begun since it has a kick: where the used ring stands is known.
-    running: bool,
-    call: Option<OwnedFd>,
-    error: Option<OwnedFd>,
-    pub(super) enabled: bool,
-    broken: bool,
-    /// Chains given back that are not published.
-    given: u16,
-    /// Chains taken that wait to be filled; of rings to the guest.
-    pub(super) supply: Supply,
-    /// The most chains that waited at a time; of rings to the guest.
-    pub(super) most_chains: usize,
-    /// In the list of those that may hold frames.
-    pub(super) listed: bool,
-    /// In the list of those with something to publish or to signal.
-    pub(super) touched: bool,
-}
-
-impl Queue {
-    /// Chains may be taken.
-    pub(super) fn is_active(&self) -> bool {
-        self.running && self.ring.is_placed() && !self.broken
-    }
-
-    /// Takes the next chain.
-    pub(super) fn take(
-        &mut self,
-        inflight: &mut Option<Inflight>,
-    ) -> std::result::Result<Option<u16>, Broken> {
-        let taken = self.ring.take()?;
-        if let (Some(head), Some(inflight)) = (taken, inflight) {
-            inflight.taken(self.number, head);
-        }
-        Ok(taken)
-    }
-
-    /// Gives a chain back with `written` bytes in it.
-    pub(super) fn give_back(
-        &mut self,
-        memory: &Memory,
-        inflight: Option<&Inflight>,
-        head: u16,
-        written: u32,
-    ) {
-        self.ring.give_back(memory, head, written);
-        self.given = self.given.saturating_add(1);
-        if let Some(inflight) = inflight {
-            inflight.given_back(self.number, head);
-        }
-    }
-
-    /// Makes what was given back visible.
-    pub(super) fn publish(&mut self, memory: &Memory, inflight: Option<&Inflight>) {
-        self.ring.publish(memory);
-        if let Some(inflight) = inflight.filter(|_| self.given > 0) {
-            inflight.published(self.number, self.ring.published(), self.given);
-        }
-        self.given = 0;
-    }
-
-    /// Interrupts the driver if it wants to be.
-    pub(super) fn interrupt(&mut self) {
-        if self.ring.wants_interrupt()
-            && let Some(call) = &self.call
-        {
-            signal(call.as_fd());
-        }
-    }
-
-    /// Stands still until it is set up again: what is in it cannot be trusted.
-    pub(super) fn give_up(&mut self, reason: Broken) {
-        tracing::warn!("ring {} stands still: {reason}", self.number);
-        self.broken = true;
-        self.untake();
-        if let Some(error) = &self.error {
-            signal(error.as_fd());
-        }
-    }
-
-    /// Puts back what was taken and not filled.
-    fn untake(&mut self) {
-        self.ring.untake(self.supply.chains());
-        self.supply.clear();
-    }
-
-    /// Begins, as soon as there is a kick and the ring is found: behind what the used ring says.
-    fn begin(&mut self, memory: &Memory, inflight: &mut Option<Inflight>) {
-        if self.running || self.kick.is_none() {
-            return;
-        }
-        if let Some(addresses) = self.addresses.filter(|_| !self.ring.is_placed()) {
-            self.ring.place(memory, &addresses);
-        }
-        if !self.ring.is_placed() {
-            return;
-        }
-        (self.running, self.broken) = (true, false);
-        self.ring.start();
-        if let Some(inflight) = inflight
-            && inflight.start(self.number, self.ring.size(), self.ring.published())
-        {
-            // Chains go back in order: all behind the used index is still to be done.
-            self.ring.set_base(self.ring.published());
-        }
-        self.signal();
-    }
-
-    /// Interrupts the driver whether it wants to be or not: whoever served the ring before may have died between
-    /// giving buffers back and saying so, and a driver that waits for that adds no others.
-    fn signal(&self) {
-        if let Some(call) = &self.call {
-            signal(call.as_fd());
-        }
-    }
-
-    /// Has the kick tell again of what it told before.
-    pub(super) fn look_again(&self) {
-        if let Some(Kick { fd, epoll, token }) = &self.kick {
-            let _ = epoll::modify(epoll, fd, epoll::EventData::new_u64(*token), KICK_FLAGS);
-        }
-    }
-
-    fn stop(&mut self) {
-        self.untake();
-        self.kick = None;
-        self.running = false;
-        self.broken = false;
-        self.ring.stop();
-    }
-}
-
-/// Adds 1 to an eventfd; a full one wakes its reader anyway.
-fn signal(fd: BorrowedFd<'_>) {
-    let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
-}
 
 /// Descriptors of the front end must not be able to stop us.
 fn nonblocking(file: Option<File>) -> io::Result<Option<OwnedFd>> {
@@ -227,9 +58,6 @@ impl std::fmt::Debug for Channel {
     }
 }
 
-/// Tokens of rings begin here.
-pub(super) const FIRST_KICK: u64 = 2;
-
 impl Device {
     pub(super) fn new(epoll: Arc<OwnedFd>) -> Self {
         Self { epoll: Some(epoll), ..Self::default() }
@@ -237,18 +65,22 @@ impl Device {
 
     /// The ring `index`, made if it is new.
     fn queue(&mut self, index: u32) -> Result<&mut Queue> {
+        self.queue_and_memory(index).map(|(queue, ..)| queue)
+    }
+
+    /// The same, and what it begins with.
+    fn queue_and_memory(&mut self, index: u32) -> Result<(&mut Queue, &Memory, &mut Option<Inflight>)> {
         let at = index as usize;
         if at >= RINGS_MAX {
             return Err(refused(format_args!("there is no ring {index}: {RINGS_MAX} are the most")));
         }
-        let (event_idx, indirect) = self.ring_features();
+        let ring_features = self.ring_features();
         while self.queues.len() <= at {
             let number = u16::try_from(self.queues.len()).unwrap_or(u16::MAX);
-            let mut queue = Queue { number, ..Queue::default() };
-            queue.ring.set_features(event_idx, indirect);
-            self.queues.push(queue);
+            self.queues.push(Queue::new(number, ring_features));
         }
-        self.queues.get_mut(at).ok_or(Error::InvalidParam)
+        let queue = self.queues.get_mut(at).ok_or(Error::InvalidParam)?;
+        Ok((queue, &self.memory, &mut self.inflight))
     }
 
     /// Part of what the front end shares with us was taken away under us.
@@ -264,15 +96,7 @@ impl Device {
     /// Finds all rings again.
     fn memory_changed(&mut self) {
         for queue in &mut self.queues {
-            queue.untake();
-            queue.ring.stop();
-            if let Some(addresses) = queue.addresses
-                && !queue.ring.place(&self.memory, &addresses)
-                && queue.running
-            {
-                tracing::warn!("ring {} is outside the guest's memory now", queue.number);
-            }
-            queue.begin(&self.memory, &mut self.inflight);
+            queue.find_again(&self.memory, &mut self.inflight);
         }
     }
 
@@ -358,7 +182,7 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
         let queue = self.queue(index)?;
-        if queue.kick.is_some() {
+        if queue.has_kick() {
             return Err(refused(format_args!("ring {index} runs")));
         }
         if !queue.ring.set_size(num) {
@@ -376,25 +200,21 @@ impl VhostUserBackendReqHandlerMut for Device {
         available: u64,
         log: u64,
     ) -> Result<()> {
-        self.queue(index)?;
+        let (queue, memory, inflight) = self.queue_and_memory(index)?;
         let log = flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG).then_some(log);
         let addresses = Addresses { descriptors, available, used, log };
-        let Some(queue) = self.queues.get_mut(index as usize) else { return Err(Error::InvalidParam) };
-        if queue.addresses.replace(addresses) != Some(addresses) {
-            queue.untake();
-        }
-        if !queue.ring.place(&self.memory, &addresses) {
+        if !queue.set_addresses(addresses, memory) {
             return Err(refused(format_args!(
                 "ring {index} is outside the guest's memory, or has no length yet"
             )));
         }
-        queue.begin(&self.memory, &mut self.inflight);
+        queue.begin(memory, inflight);
         Ok(())
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         let queue = self.queue(index)?;
-        if queue.kick.is_some() {
+        if queue.has_kick() {
             return Err(refused(format_args!("ring {index} runs")));
         }
         queue.ring.set_base(u16::try_from(base).map_err(refuse)?);
@@ -415,36 +235,26 @@ impl VhostUserBackendReqHandlerMut for Device {
         let has_protocol = self.features & features::VHOST_USER_F_PROTOCOL_FEATURES != 0;
         let Some(epoll) = self.epoll.clone() else { return Err(Error::InvalidParam) };
         let fd = nonblocking(fd).map_err(refuse)?;
-        self.queue(u32::from(index))?;
-        let Some(queue) = self.queues.get_mut(usize::from(index)) else { return Err(Error::InvalidParam) };
-        queue.kick = None;
+        let (queue, memory, inflight) = self.queue_and_memory(u32::from(index))?;
         let Some(fd) = fd else {
             queue.stop();
             return Err(refused(format_args!("ring {index} has no kick; rings are not polled")));
         };
-        match Kick::watch(fd, &epoll, FIRST_KICK + u64::from(index)) {
-            Ok(kick) => queue.kick = Some(kick),
-            Err(error) => {
-                queue.stop();
-                return Err(refuse(error));
-            }
-        }
+        queue.set_kick(fd, &epoll).map_err(refuse)?;
         queue.enabled |= !has_protocol;
-        queue.begin(&self.memory, &mut self.inflight);
+        queue.begin(memory, inflight);
         Ok(())
     }
 
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
         let fd = nonblocking(fd).map_err(refuse)?;
-        let queue = self.queue(u32::from(index))?;
-        queue.call = fd;
-        queue.signal();
+        self.queue(u32::from(index))?.set_call(fd);
         Ok(())
     }
 
     fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
         let fd = nonblocking(fd).map_err(refuse)?;
-        self.queue(u32::from(index))?.error = fd;
+        self.queue(u32::from(index))?.set_error(fd);
         Ok(())
     }
 

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
+use super::chain::Direction;
 use super::device::Device;
 use super::features;
 use super::memory::Part;
-use super::ring::Direction;
 use super::{Place, Received, SLICES_MAX, VhostUser};
 use crate::drop_reason::DropReason;
 use crate::guest::FRAME_MAX;
@@ -217,11 +217,8 @@ impl VhostUser {
         loop {
             let head = match queue.take(inflight) {
                 Ok(Some(head)) => head,
-                Ok(None) => match queue.ring.ask_for_kicks(memory) {
-                    Ok(true) => {
-                        queue.ring.do_without_kicks(memory);
-                        continue;
-                    }
+                Ok(None) => match queue.ring.has_more(memory) {
+                    Ok(true) => continue,
                     Ok(false) => return None,
                     Err(broken) => {
                         queue.give_up(broken);
@@ -254,17 +251,14 @@ impl VhostUser {
 
     /// Gives all frames back to the guest; they are visible after the next flush.
     pub(super) fn give_frames_back(&mut self) {
-        let taken = std::mem::take(&mut self.frames.taken);
-        for (index, head) in &taken {
-            self.touch(*index);
-            let Device { queues, memory, inflight, .. } = &mut self.device;
-            if let Some(queue) = queues.get_mut(usize::from(*index)) {
-                queue.give_back(memory, inflight.as_ref(), *head, 0);
+        let Device { queues, memory, inflight, .. } = &mut self.device;
+        let frames = &mut self.frames;
+        for (index, head) in frames.taken.drain(..) {
+            if let Some(queue) = queues.get_mut(usize::from(index)) {
+                queue.give_back(memory, inflight.as_ref(), head, 0);
+                queue.touch(&mut self.touched);
             }
         }
-        let frames = &mut self.frames;
-        frames.taken = taken;
-        frames.taken.clear();
         frames.parts.clear();
         frames.copies.clear();
         frames.held = 0;

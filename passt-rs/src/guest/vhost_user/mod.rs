@@ -6,7 +6,9 @@
 //! | [`device`] | what messages set up |
 //! | [`memory`] | the guest's addresses and ours, and the log of what we write |
 //! | [`vanished`] | what happens when that memory goes away under us |
+//! | [`queue`] | a ring with its kick and signals: what runs when |
 //! | [`ring`] | the split virtqueue |
+//! | [`chain`] | the descriptors of one frame in it |
 //! | [`inflight`] | what we took and did not give back, for who comes after us |
 //! | [`from_guest`], [`to_guest`] | frames |
 //!
@@ -16,11 +18,13 @@
 //! Everything is watched by an epoll of its own, so that rings nobody uses cost nothing, and one kick costs no look
 //! at the sockets.
 
+mod chain;
 mod device;
 mod features;
 mod from_guest;
 mod inflight;
 mod memory;
+mod queue;
 mod ring;
 mod session;
 mod supply;
@@ -50,8 +54,9 @@ use crate::iovec::Piece;
 use crate::reserve::Reserve;
 use crate::wire::Offload;
 
-use device::{Device, FIRST_KICK};
+use device::Device;
 use from_guest::Frames;
+use queue::FIRST_KICK;
 use session::{Heard, Session};
 use to_guest::Outgoing;
 
@@ -59,8 +64,9 @@ const DOOR: u64 = 0;
 const SESSION: u64 = 1;
 /// Events taken at once.
 const EVENTS: usize = 64;
-/// Descriptors held back for messages: what one may bring, twice, as they are looked at before they are taken.
-/// Connections may have taken all others, and a message that cannot be received ends the guest's network.
+/// Descriptors held back for messages: what one may bring, and as many for kicks and calls that messages before it
+/// brought in the same turn, which stay. Connections may have taken all others, and a message that cannot be received
+/// ends the guest's network.
 const SPARE: usize = 2 * MAX_ATTACHED_FD_ENTRIES;
 /// Messages handled before the rings get their turn.
 const MESSAGES_PER_TURN: usize = 64;
@@ -138,8 +144,8 @@ impl VhostUser {
 
     /// Takes a waiting front end if none is served; turns others away.
     fn accept(&mut self) {
-        while let Some(stream) = self.door.next(|| is_served(self.session.as_ref())) {
-            if self.session.is_some() && !is_served(self.session.as_ref()) {
+        while let Some(stream) = self.door.next(self.session.as_ref()) {
+            if self.session.as_ref().is_some_and(is_closed) {
                 self.disconnect();
             }
             if self.session.is_some() {
@@ -223,10 +229,7 @@ impl VhostUser {
         let pair = self.device.queues.get(..2).unwrap_or_default();
         let up = pair.len() == 2 && pair.iter().all(|queue| queue.is_active() && queue.enabled);
         if up && !self.up {
-            self.link = match self.link {
-                Link::Down | Link::Replaced => Link::Replaced,
-                Link::Unchanged | Link::Up | Link::Gone => Link::Up,
-            };
+            self.link = self.link.attached();
         }
         self.up = up;
     }
@@ -252,19 +255,6 @@ impl VhostUser {
             queue.ring.do_without_kicks(memory);
         }
     }
-
-    /// Remembers that `index` has something to publish or to signal.
-    fn touch(&mut self, index: u16) {
-        if let Some(queue) = self.device.queues.get_mut(usize::from(index))
-            && !std::mem::replace(&mut queue.touched, true)
-        {
-            self.touched.push(index);
-        }
-    }
-}
-
-fn is_served(session: Option<&Session>) -> bool {
-    session.is_some_and(|session| !is_closed(session))
 }
 
 impl Guest for VhostUser {

@@ -5,19 +5,14 @@
 //! the front end sets it up again.
 #![expect(unsafe_code, reason = "rings lie in memory shared with the guest")]
 
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
+use super::chain::{BadChain, DESCRIPTOR_LEN, Direction, Table};
 use super::memory::{Memory, Part};
 
 /// The largest split queue (virtio 1.2 section 2.7).
 pub(super) const SIZE_MAX: u16 = 32_768;
-/// Descriptors of one chain that we follow; what iovecs of one system call hold. A frame needs some twenty.
-const CHAIN_MAX: usize = 1024;
-const DESCRIPTOR_LEN: u64 = 16;
 
-const DESC_F_NEXT: u16 = 1;
-const DESC_F_WRITE: u16 = 2;
-const DESC_F_INDIRECT: u16 = 4;
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 const USED_F_NO_NOTIFY: u16 = 1;
 
@@ -31,15 +26,6 @@ pub(super) struct Addresses {
     pub(super) log: Option<u64>,
 }
 
-/// Which way a chain's buffers go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
-    /// Filled by the driver; we read.
-    FromDriver,
-    /// Empty; we write.
-    ToDriver,
-}
-
 /// The ring contradicts itself; nothing in it can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Broken {
@@ -49,24 +35,11 @@ pub(super) enum Broken {
     Head(u16),
 }
 
-/// A chain that no frame can be in; the ring goes on without it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a chain loops, leaves memory or goes the wrong way")]
-pub(super) struct BadChain;
-
 #[derive(Clone, Copy, Debug)]
 struct Places {
     descriptors: *const u8,
     available: *const u8,
     used: *mut u8,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Descriptor {
-    address: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
 }
 
 /// One ring.
@@ -202,45 +175,16 @@ impl Ring {
         direction: Direction,
         parts: &mut Vec<Part>,
     ) -> Result<usize, BadChain> {
+        let places = self.places.ok_or(BadChain)?;
+        // SAFETY: `place` found so many descriptors, aligned, in a region of the memory, and another size or memory
+        // unplaces the ring; the table does not outlive this call.
+        let table = unsafe { Table::of_ring(places.descriptors, self.size, self.indirect) };
         let before = parts.len();
-        let followed = self.follow_table(memory, head, direction, parts);
+        let followed = table.follow(memory, head, direction, parts);
         if followed.is_err() {
             parts.truncate(before);
         }
         followed
-    }
-
-    fn follow_table(
-        &self,
-        memory: &Memory,
-        head: u16,
-        direction: Direction,
-        parts: &mut Vec<Part>,
-    ) -> Result<usize, BadChain> {
-        let places = self.places.ok_or(BadChain)?;
-        let (mut number, mut total, before) = (head, 0, parts.len());
-        for _ in 0..CHAIN_MAX.min(usize::from(self.size)) {
-            if parts.len() - before > CHAIN_MAX {
-                break;
-            }
-            let descriptor = read(places.descriptors.wrapping_add(16 * usize::from(number)));
-            if descriptor.flags & DESC_F_INDIRECT != 0 {
-                // Section 2.7.5.3.1: a driver sets INDIRECT only if negotiated, and never with NEXT.
-                if !self.indirect || descriptor.flags & DESC_F_NEXT != 0 {
-                    return Err(BadChain);
-                }
-                return Ok(total + follow_indirect(memory, &descriptor, direction, parts)?);
-            }
-            total += append(memory, &descriptor, direction, parts)?;
-            if descriptor.flags & DESC_F_NEXT == 0 {
-                return Ok(total);
-            }
-            number = descriptor.next;
-            if number >= self.size {
-                return Err(BadChain);
-            }
-        }
-        Err(BadChain)
     }
 
     /// Gives a chain back with `written` bytes in it; visible after [`Self::publish`].
@@ -308,6 +252,15 @@ impl Ring {
         Ok(self.waiting_now()? > 0)
     }
 
+    /// Whether there is more. If not, the driver will say when there is.
+    pub(super) fn has_more(&mut self, memory: &Memory) -> Result<bool, Broken> {
+        let more = self.ask_for_kicks(memory)?;
+        if more {
+            self.do_without_kicks(memory);
+        }
+        Ok(more)
+    }
+
     /// Lets the driver add without telling us. With an event index it does so by itself: the index stays behind.
     pub(super) fn do_without_kicks(&self, memory: &Memory) {
         if let Some(places) = self.places.filter(|_| !self.event_idx) {
@@ -323,88 +276,9 @@ impl Ring {
     }
 }
 
-/// Follows a table of descriptors in the guest's memory (virtio 1.2 section 2.7.5.3).
-fn follow_indirect(
-    memory: &Memory,
-    table: &Descriptor,
-    direction: Direction,
-    parts: &mut Vec<Part>,
-) -> Result<usize, BadChain> {
-    let count = table.len / 16;
-    if !table.len.is_multiple_of(16) || count == 0 {
-        return Err(BadChain);
-    }
-    let (mut number, mut total, before) = (0, 0, parts.len());
-    for _ in 0..CHAIN_MAX.min(count as usize) {
-        if parts.len() - before > CHAIN_MAX {
-            break;
-        }
-        let entry = table.address.checked_add(DESCRIPTOR_LEN * u64::from(number)).ok_or(BadChain)?;
-        let place = memory.part(entry, 16).filter(|part| part.len == 16).ok_or(BadChain)?;
-        let mut bytes = [0; 16];
-        place.as_piece().copy_to(&mut bytes);
-        let descriptor = Descriptor::parse(u128::from_le_bytes(bytes));
-        if descriptor.flags & DESC_F_INDIRECT != 0 {
-            return Err(BadChain);
-        }
-        total += append(memory, &descriptor, direction, parts)?;
-        if descriptor.flags & DESC_F_NEXT == 0 {
-            return Ok(total);
-        }
-        number = descriptor.next;
-        if u32::from(number) >= count {
-            return Err(BadChain);
-        }
-    }
-    Err(BadChain)
-}
-
-/// Appends one descriptor's buffer, which may cross regions that lie side by side.
-fn append(
-    memory: &Memory,
-    descriptor: &Descriptor,
-    direction: Direction,
-    parts: &mut Vec<Part>,
-) -> Result<usize, BadChain> {
-    let writable = descriptor.flags & DESC_F_WRITE != 0;
-    if writable != (direction == Direction::ToDriver) {
-        return Err(BadChain);
-    }
-    let (mut address, mut rest) = (descriptor.address, descriptor.len);
-    while rest > 0 {
-        let part = memory.part(address, rest).ok_or(BadChain)?;
-        address = address.checked_add(u64::from(part.len)).ok_or(BadChain)?;
-        rest -= part.len;
-        parts.push(part);
-    }
-    Ok(descriptor.len as usize)
-}
-
 /// Whether an index that went from `old` to `new` passed `event` (virtio 1.2 section 2.7.10, vring_need_event).
 fn passes(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
-}
-
-impl Descriptor {
-    fn parse(bits: u128) -> Self {
-        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = bits.to_le_bytes();
-        Self {
-            address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
-            flags: u16::from_le_bytes([f0, f1]),
-            next: u16::from_le_bytes([n0, n1]),
-        }
-    }
-}
-
-fn read(place: *const u8) -> Descriptor {
-    // SAFETY: the caller checked that 16 aligned bytes are mapped here; a torn read is some value, checked by whoever
-    // uses it.
-    let address = unsafe { AtomicU64::from_ptr(place.cast_mut().cast()) }.load(Ordering::Relaxed);
-    // SAFETY: as above; the second half of the same 16 bytes.
-    let rest =
-        unsafe { AtomicU64::from_ptr(place.wrapping_add(8).cast_mut().cast()) }.load(Ordering::Relaxed);
-    Descriptor::parse(u128::from(u64::from_le(address)) | u128::from(u64::from_le(rest)) << 64)
 }
 
 fn load(place: *const u8, at: usize) -> u16 {

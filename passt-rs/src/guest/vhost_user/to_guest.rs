@@ -2,10 +2,12 @@
 
 use std::io::IoSlice;
 
-use super::device::{Device, Queue};
+use super::chain::Direction;
+use super::device::Device;
 use super::inflight::Inflight;
 use super::memory::{Memory, Part};
-use super::ring::{Broken, Direction};
+use super::queue::Queue;
+use super::ring::Broken;
 use super::{Full, Room, VhostUser, features};
 use crate::drop_reason::DropReason;
 use crate::guest::{FRAME_MAX, HEADERS_MAX, PIECES_MAX, Payload};
@@ -122,15 +124,13 @@ impl VhostUser {
             } else {
                 queue.supply.chains() > 0
             };
-            let asked = match filled {
+            let more = match filled {
                 Ok(()) if useless => {
                     while let Some(chain) = queue.supply.pop() {
                         self.drops.count(DropReason::Descriptors);
                         queue.give_back(memory, inflight.as_ref(), chain.head, 0);
                     }
-                    if !std::mem::replace(&mut queue.touched, true) {
-                        self.touched.push(index);
-                    }
+                    queue.touch(&mut self.touched);
                     continue;
                 }
                 Ok(()) => {
@@ -139,12 +139,12 @@ impl VhostUser {
                         queue.publish(memory, inflight.as_ref());
                         queue.interrupt();
                     }
-                    queue.ring.ask_for_kicks(memory)
+                    queue.ring.has_more(memory)
                 }
                 Err(broken) => Err(broken),
             };
-            match asked {
-                Ok(true) => queue.ring.do_without_kicks(memory),
+            match more {
+                Ok(true) => {}
                 Ok(false) => return 0,
                 Err(broken) => {
                     self.drops.count(DropReason::Descriptors);
@@ -154,9 +154,7 @@ impl VhostUser {
             }
         }
         // A ring full of nothing that could be filled.
-        if queue.ring.ask_for_kicks(memory) == Ok(true) {
-            queue.look_again();
-        }
+        queue.wait(memory);
         0
     }
 
@@ -225,8 +223,8 @@ impl VhostUser {
         }
         // All buffers of the frame become visible at once (virtio 1.2 section 5.1.6.4).
         queue.publish(memory, inflight.as_ref());
+        queue.touch(&mut self.touched);
         self.outgoing.pieces.clear();
-        self.touch(index);
     }
 
     pub(super) fn send_frame(
@@ -270,20 +268,18 @@ impl VhostUser {
         if room == 0 {
             return 0;
         }
-        let Some(queue) = self.device.queues.get_mut(usize::from(index)) else { return 0 };
+        let Device { queues, memory, .. } = &mut self.device;
+        let Some(queue) = queues.get_mut(usize::from(index)) else { return 0 };
         let chains = usize::from(queue.ring.waiting_now().unwrap_or(0)) + usize::from(queue.supply.chains());
         queue.most_chains = queue.most_chains.max(chains);
         let each = queue.supply.first().map_or(1, |chain| chain.len.max(1));
         let of_frame = if mergeable { (before + len).div_ceil(each) } else { 1 };
+        // The first chain may be a small one in front of large ones, and the parts may be as many as a frame can have.
+        let lacking =
+            chains < of_frame && queue.supply.bytes() < before + len && queue.supply.parts() < PIECES_MAX;
         // A driver that gave enough for such a frame before will do so again; of another this is all there is.
-        if chains < of_frame && queue.most_chains >= of_frame {
-            let Device { queues, memory, .. } = &mut self.device;
-            let queue = queues.get_mut(usize::from(index));
-            if let Some(queue) = queue
-                && queue.ring.ask_for_kicks(memory) == Ok(true)
-            {
-                queue.ring.do_without_kicks(memory);
-            }
+        if lacking && queue.most_chains >= of_frame {
+            queue.wait(memory);
             return 0;
         }
         (chains / of_frame).max(1).min(most)

@@ -53,6 +53,7 @@ where
         address: address.parse().unwrap(),
         prefix_len,
         gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+        has_default_route: gateway.is_some(),
     }
 }
 
@@ -63,7 +64,11 @@ fn read(interface: Option<&str>) -> Pod {
     {
         assert!(index > 1, "an interface other than loopback");
     }
-    Pod { v4: pod.v4.map(|v4| Uplink { index: 0, ..v4 }), v6: pod.v6.map(|v6| Uplink { index: 0, ..v6 }) }
+    Pod {
+        v4: pod.v4.map(|v4| Uplink { index: 0, ..v4 }),
+        v6: pod.v6.map(|v6| Uplink { index: 0, ..v6 }),
+        own: pod.own,
+    }
 }
 
 #[test]
@@ -214,5 +219,37 @@ fn work_inside_another_namespace_leaves_the_caller_where_it_was() {
             assert!(namespace::inside(here.as_fd(), names).unwrap().contains("eth0"));
             assert!(!names().contains("eth0"));
         });
+    });
+}
+
+#[test]
+fn an_interface_without_default_route_has_its_own_and_all_addresses_are_known() {
+    in_new_namespace(|| {
+        ip(VETH);
+        ip("link add net1 type veth peer name far1
+            link set far1 up
+            link set net1 up
+            addr add 10.244.1.5/24 dev eth0
+            addr add 10.0.1.5/24 dev net1
+            addr add fd00:1::5/64 dev net1 nodad
+            addr add fe80::77/64 dev net1 nodad
+            route add default via 10.244.1.1
+            -6 route add default dev eth0");
+        let net1 = read(Some("net1"));
+        let (v4, v6) = (net1.v4.unwrap(), net1.v6.unwrap());
+        assert_eq!(
+            (v4.address, v4.gateway, v4.has_default_route),
+            ("10.0.1.5".parse().unwrap(), None, false)
+        );
+        assert_eq!(
+            (v6.address, v6.gateway, v6.has_default_route),
+            ("fd00:1::5".parse().unwrap(), None, false)
+        );
+        for own in ["10.244.1.5", "10.0.1.5", "fd00:1::5", "fe80::77"] {
+            assert!(net1.own.contains(&own.parse().unwrap()), "{own}: {:?}", net1.own);
+        }
+        ip("addr add fd00:10:244::5/64 dev eth0 nodad");
+        let v6 = read(Some("eth0")).v6.unwrap();
+        assert_eq!((v6.gateway, v6.has_default_route), (None, true), "straight to the link");
     });
 }

@@ -19,6 +19,8 @@ use super::socket::{Netlink, NetlinkError};
 pub struct Pod {
     pub v4: Option<Uplink<Ipv4Addr>>,
     pub v6: Option<Uplink<Ipv6Addr>>,
+    /// Every address of the namespace, on whatever interface and of whatever scope.
+    pub own: Vec<IpAddr>,
 }
 
 /// One family's way out.
@@ -34,6 +36,8 @@ pub struct Uplink<A> {
     pub prefix_len: u8,
     /// Next hop of the default route; `None` when there is none, or when it leads straight to the link.
     pub gateway: Option<A>,
+    /// There is a default route through this interface, by a gateway or straight to the link.
+    pub has_default_route: bool,
 }
 
 impl Pod {
@@ -59,6 +63,7 @@ impl Pod {
         Ok(Self {
             v4: uplink(&links, &addresses, &defaults, wanted, only_v4),
             v6: uplink(&links, &addresses, &defaults, wanted, only_v6),
+            own: addresses.iter().map(|address| address.address).collect(),
         })
     }
 }
@@ -74,6 +79,8 @@ struct Address {
     index: u32,
     address: IpAddr,
     prefix_len: u8,
+    /// The guest may take it over: global, and not one of those that IPv6 is about to replace.
+    for_guest: bool,
 }
 
 struct DefaultRoute {
@@ -93,7 +100,7 @@ fn uplink<A: Copy>(
     let own = |index: u32| {
         addresses
             .iter()
-            .filter(move |address| address.index == index)
+            .filter(move |address| address.for_guest && address.index == index)
             .find_map(|address| Some((pick(address.address)?, address.prefix_len)))
     };
     let family = if pick(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).is_some() {
@@ -119,6 +126,7 @@ fn uplink<A: Copy>(
         address,
         prefix_len,
         gateway: best(Some(index)).and_then(|route| route.gateway).and_then(pick),
+        has_default_route: best(Some(index)).is_some(),
     })
 }
 
@@ -165,7 +173,6 @@ fn addresses(netlink: &Netlink) -> Result<Vec<Address>, NetlinkError> {
     Ok(answers.into_iter().filter_map(address).collect())
 }
 
-/// An address the guest may take over: global, and not one of those that IPv6 is about to replace.
 fn address(message: RouteNetlinkMessage) -> Option<Address> {
     let RouteNetlinkMessage::NewAddress(message) = message else { return None };
     let (mut local, mut address) = (None, None);
@@ -183,10 +190,11 @@ fn address(message: RouteNetlinkMessage) -> Option<Address> {
     let address = local.or(address)?;
     let secondary_v6 = address.is_ipv6() && flags.contains(AddressFlags::Secondary);
     let leaving = flags.intersects(AddressFlags::Deprecated | AddressFlags::Dadfailed);
-    (message.header.scope == AddressScope::Universe && !secondary_v6 && !leaving).then_some(Address {
+    Some(Address {
         index: message.header.index,
         address,
         prefix_len: message.header.prefix_len,
+        for_guest: message.header.scope == AddressScope::Universe && !secondary_v6 && !leaving,
     })
 }
 

@@ -2,6 +2,7 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 
 use super::*;
+use crate::answer::dhcpv4::Extras;
 use crate::answer::{Network, Services, V4, V6};
 use crate::flow::nat::Nat;
 use crate::guest::Stream;
@@ -21,11 +22,13 @@ fn settings() -> Settings {
                 guest: "fd00::2".parse().unwrap(),
                 prefix_len: 64,
                 our_link_local: LINK_LOCAL.parse().unwrap(),
+                has_default_route: true,
             }),
             dns: vec![],
             search: vec![],
             hostname: None,
             fqdn: None,
+            extras: Extras::default(),
             services: Services {
                 dhcp: false,
                 dhcpv6: false,
@@ -80,6 +83,49 @@ fn a_guest_that_comes_up_is_told_and_asked() {
     core.on_link_up();
     let all = [("ARP", 1), ("ICMPv6", 136), ("ARP", 1), ("ICMPv6", 135), ("ICMPv6", 134)];
     assert_eq!(said(&mut core, &mut guest), all);
+}
+
+/// Who the next frame is sent to.
+fn addressee(core: &mut Core<Stream>, guest: &mut UnixStream) -> Mac {
+    said(core, guest);
+    let ends =
+        ["10.0.0.2:80", "192.0.2.1:4000"].map(|end| end.parse::<std::net::SocketAddr>().unwrap().into());
+    let key = Key { protocol: crate::flow::Protocol::Tcp, guest: ends[0], peer: ends[1] };
+    core.cable.send_tcp(&key, &Segment::default()).unwrap();
+    core.cable.guest.flush();
+    let mut bytes = [0; 10];
+    guest.read_exact(&mut bytes).unwrap();
+    let [_, _, _, _, mac @ ..] = bytes;
+    while guest.read(&mut [0; 100]).is_ok() {}
+    Mac(mac)
+}
+
+#[test]
+fn a_guest_that_did_not_speak_yet_is_addressed_as_known_and_else_as_everybody() {
+    let known = Mac([2, 0, 0, 0, 0, 7]);
+    for (guest_mac, expected) in [(None, Mac::BROADCAST), (Some(known), known)] {
+        let (mut core, mut guest) = core(Settings { guest_mac, ..settings() });
+        core.on_link_up();
+        assert_eq!(addressee(&mut core, &mut guest), expected);
+        core.cable.guest_mac = Mac([2, 0, 0, 0, 0, 9]);
+        core.on_link_up();
+        assert_eq!(addressee(&mut core, &mut guest), expected, "the next guest");
+    }
+}
+
+/// What is said before anybody listens is lost, and this is said once.
+#[test]
+fn lost_connections_are_told_when_the_guest_has_spoken_also_where_its_address_is_known() {
+    let (mut core, _guest) = core(Settings { guest_mac: Some(Mac([2, 0, 0, 0, 0, 7])), ..settings() });
+    let ends =
+        ["10.0.0.2:80", "192.0.2.1:4000"].map(|end| end.parse::<std::net::SocketAddr>().unwrap().into());
+    core.lost = vec![Key { protocol: crate::flow::Protocol::Tcp, guest: ends[0], peer: ends[1] }];
+    core.on_link_up();
+    core.tell_of_lost();
+    assert_eq!((core.lost.len(), core.tcp.lost_told_total), (1, 0));
+    core.heard = true;
+    core.tell_of_lost();
+    assert_eq!((core.lost.len(), core.tcp.lost_told_total), (0, 1));
 }
 
 #[test]

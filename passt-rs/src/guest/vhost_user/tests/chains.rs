@@ -11,8 +11,9 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::guest_memory::FileOffset;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
+use super::super::chain::{BadChain, Direction};
 use super::super::memory::{Memory, Part};
-use super::super::ring::{BadChain, Broken, Direction};
+use super::super::ring::Broken;
 use super::{Entry, GUEST, INDIRECT, Layout, NEXT, Ram, Region, WRITE, memory, region};
 
 const SIZE: u16 = 16;

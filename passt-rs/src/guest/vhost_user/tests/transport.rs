@@ -189,6 +189,46 @@ fn as_many_frames_fit_as_were_promised() {
     }
 }
 
+/// A ring whose driver gave 16 buffers before, all of them filled; what is given next begins with descriptor 0.
+fn emptied() -> (Rig, Driver) {
+    let (mut rig, mut to_guest, _) = Rig::running(MODERN);
+    for head in 0..16 {
+        to_guest.offer_buffer(&rig.ram, head, 1000);
+    }
+    assert_eq!(rig.vhost.frames_that_fit(900, 64), 16);
+    for _ in 0..16 {
+        rig.vhost.send(NO_OFFLOAD, &bytes(900), &[]).unwrap();
+    }
+    rig.vhost.flush();
+    assert_eq!(rig.vhost.frames_that_fit(900, 64), 0);
+    (rig, to_guest)
+}
+
+/// By the length of the first there would be too few.
+#[test]
+fn a_small_buffer_in_front_of_large_ones_does_not_hide_them() {
+    let (mut rig, mut to_guest) = emptied();
+    for (head, len) in [(0, 300), (1, 0x7000), (2, 0x7000), (3, 0x7000), (4, 0x7000)] {
+        to_guest.offer_buffer(&rig.ram, head, len);
+    }
+    assert_eq!(rig.vhost.frames_that_fit(4000, 64), 1);
+    rig.vhost.send(NO_OFFLOAD, &bytes(4000), &[]).unwrap();
+}
+
+/// The driver says nothing of buffers that were there when we asked it to.
+#[test]
+fn whoever_waits_for_more_room_hears_of_what_is_there_already() {
+    let (mut rig, mut to_guest) = emptied();
+    to_guest.kick();
+    assert!(rig.vhost.on_event());
+    // Looking ends at what is no buffer.
+    for (head, len) in [(0, 400), (1, 0), (2, 0x7000)] {
+        to_guest.offer_buffer(&rig.ram, head, len);
+    }
+    assert_eq!(rig.vhost.frames_that_fit(4000, 64), 0);
+    assert!(rig.vhost.on_event(), "nobody says that there is more");
+}
+
 #[test]
 fn a_flow_without_its_queue_goes_through_the_first() {
     let (mut rig, mut first, _) = Rig::running(MODERN);

@@ -1,0 +1,270 @@
+//! Translators under supervision, with the real passt-rs.
+#![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "the whole file is tests")]
+
+mod translator_support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use binding_sidecar::translator::{End, Phase, TranslatorError, Translators, control};
+use rustix::process::Signal;
+use translator_support::{Room, alive, kill, until};
+
+#[tokio::test]
+async fn a_translator_serves_when_the_call_returns_and_the_same_call_again_changes_nothing() {
+    let room = Room::new();
+    let mut translators = room.translators();
+    let wanted = [room.wanted("default"), room.wanted("second")];
+    translators.ensure(&wanted).await.unwrap();
+    let pids = [room.pid(&translators, "default"), room.pid(&translators, "second")];
+    for each in &wanted {
+        assert!(each.socket.exists());
+        assert_eq!(control::stats(&each.control).await.unwrap().number("/cable/link_ups"), Some(0));
+    }
+    translators.ensure(&wanted).await.unwrap();
+    assert_eq!(pids, [room.pid(&translators, "default"), room.pid(&translators, "second")]);
+    assert!(translators.board().entries().iter().all(|entry| entry.restarts_total() == 0));
+    translators.stop().await;
+}
+
+#[tokio::test]
+async fn a_translator_that_was_killed_is_started_again_and_counted() {
+    let room = Room::new();
+    let mut translators = room.translators();
+    translators.ensure(&[room.wanted("default")]).await.unwrap();
+    let first = room.pid(&translators, "default");
+    kill(first, Signal::KILL);
+    let board = translators.board();
+    until(
+        "another translator serves",
+        || matches!(board.entries()[0].phase, Phase::Running { pid, .. } if pid != first),
+    )
+    .await;
+    let entry = &board.entries()[0];
+    assert_eq!(entry.restarts.get("SIGKILL"), Some(&1));
+    assert_eq!(entry.last_end, Some(End::Killed { signal: 9, core_dumped: false }));
+    assert!(!alive(first));
+    control::stats(&entry.control).await.unwrap();
+    translators.stop().await;
+}
+
+#[tokio::test]
+async fn a_translator_that_ends_again_and_again_is_tried_less_often_and_not_given_up() {
+    let room = Room::new();
+    let broken = room.path("broken");
+    let script = format!(
+        "if [ -e {} ]; then echo cannot work; exit 3; fi; exec {} \"$@\"",
+        broken.display(),
+        room.program().display()
+    );
+    let mut translators = Translators::new(room.script(&script));
+    translators.ensure(&[room.wanted("default")]).await.unwrap();
+    std::fs::write(&broken, "").unwrap();
+    let begun = Instant::now();
+    kill(room.pid(&translators, "default"), Signal::KILL);
+    let board = translators.board();
+    let failed = || board.entries()[0].restarts.get("exit_3").copied().unwrap_or_default();
+    until("it has failed three times", || failed() >= 3).await;
+    // At once, 100 ms and 200 ms after the ends before.
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+    assert_eq!(board.entries()[0].phase, Phase::Waiting);
+    assert!(board.entries()[0].not_running().unwrap().contains("exit status 3"));
+    std::fs::remove_file(&broken).unwrap();
+    until("it serves again", || matches!(board.entries()[0].phase, Phase::Running { .. })).await;
+    translators.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_that_ends_at_its_start_is_an_error_with_its_last_lines() {
+    let room = Room::new();
+    let mut translators = room.translators();
+    let mut wanted = room.wanted("default");
+    wanted.arguments.push("--no-such-flag".into());
+    let error = translators.ensure(&[wanted]).await.unwrap_err();
+    let TranslatorError::Ended { interface, end, said } = &error else { panic!("{error}") };
+    assert_eq!((interface.as_str(), *end), ("default", End::Exited(1)));
+    assert!(said.contains("--no-such-flag"), "{said}");
+    let entry = &translators.board().entries()[0];
+    assert!(entry.not_running().unwrap().contains("--no-such-flag"));
+    // Put right, it comes up.
+    translators.ensure(&[room.wanted("default")]).await.unwrap();
+    translators.stop().await;
+
+    let mut silent = Translators::new("/bin/false".into());
+    let error = silent.ensure(&[room.wanted("default")]).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "interface default: the translator ended at its start, exit status 1: it printed nothing"
+    );
+    silent.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_that_is_missing_or_not_executable_is_an_error_with_its_path() {
+    let room = Room::new();
+    let plain = room.path("plain");
+    std::fs::write(&plain, "").unwrap();
+    std::fs::set_permissions(&plain, std::fs::Permissions::from_mode(0o600)).unwrap();
+    for (program, kind) in
+        [(room.path("missing"), std::io::ErrorKind::NotFound), (plain, std::io::ErrorKind::PermissionDenied)]
+    {
+        let mut translators = Translators::new(program.clone());
+        let error = translators.ensure(&[room.wanted("default")]).await.unwrap_err();
+        assert!(error.to_string().contains(program.to_str().unwrap()), "{error}");
+        let TranslatorError::Program { source, .. } = error else { panic!("{error}") };
+        assert_eq!(source.kind(), kind);
+        translators.stop().await;
+    }
+}
+
+/// Time stands still while there is something to do, and jumps to the next deadline when there is nothing.
+#[tokio::test(start_paused = true)]
+async fn a_program_that_never_serves_is_an_error_and_is_ended() {
+    let room = Room::new();
+    let pid_file = room.path("pid");
+    // Time may not jump before the script has come this far.
+    let mut translators =
+        Translators::new(room.script(&format!("echo $$ > {}; exec sleep 1000", pid_file.display())));
+    let error = translators.ensure(&[room.wanted("default")]).await.unwrap_err();
+    assert!(matches!(error, TranslatorError::NotReady { .. }), "{error}");
+    translators.stop().await;
+    tokio::time::resume();
+    if let Ok(pid) = std::fs::read_to_string(&pid_file) {
+        let pid = pid.trim().parse().unwrap();
+        until("the program has ended", || !alive(pid)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_had_leaves_the_others_running() {
+    let room = Room::new();
+    let mut translators = room.translators();
+    let good = room.wanted("default");
+    translators.ensure(std::slice::from_ref(&good)).await.unwrap();
+    let pid = room.pid(&translators, "default");
+    let mut bad = room.wanted("second");
+    bad.arguments.push("--mtu=5".into());
+    let error = translators.ensure(&[good, bad]).await.unwrap_err();
+    assert!(error.to_string().contains("interface second"), "{error}");
+    assert_eq!(room.pid(&translators, "default"), pid);
+    translators.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_wanted_no_more_ends() {
+    let room = Room::new();
+    let mut translators = room.translators();
+    let (default, second) = (room.wanted("default"), room.wanted("second"));
+    translators.ensure(&[default.clone(), second.clone()]).await.unwrap();
+    let pid = room.pid(&translators, "second");
+    translators.ensure(&[default]).await.unwrap();
+    assert!(!alive(pid));
+    assert!(!second.socket.exists());
+    assert_eq!(translators.board().entries().len(), 1);
+    translators.stop().await;
+}
+
+#[tokio::test]
+async fn other_arguments_replace_a_translator_until_a_guest_came() {
+    let room = Room::new();
+    let mut translators = room.translators();
+    // Not vhost-user: there, who only connects is a guest too.
+    let wanted = |mtu: u16| {
+        let mut wanted = room.wanted("default");
+        wanted.arguments.retain(|argument| argument != "--vhost-user");
+        wanted.arguments.push(format!("--mtu={mtu}").into());
+        wanted
+    };
+    translators.ensure(&[wanted(1400)]).await.unwrap();
+    let first = room.pid(&translators, "default");
+    translators.ensure(&[wanted(1500)]).await.unwrap();
+    let second = room.pid(&translators, "default");
+    assert_ne!(first, second);
+    assert!(!alive(first));
+    assert_eq!(translators.board().entries()[0].restarts_total(), 0);
+
+    let _guest = std::os::unix::net::UnixStream::connect(&wanted(0).socket).unwrap();
+    let control = wanted(0).control;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while control::stats(&control).await.unwrap().number("/cable/link_ups") != Some(1) {
+        assert!(Instant::now() < deadline, "the guest is not seen");
+    }
+    translators.ensure(&[wanted(1400)]).await.unwrap();
+    assert_eq!(room.pid(&translators, "default"), second);
+    translators.stop().await;
+}
+
+#[tokio::test]
+async fn stop_leaves_no_process_and_no_file_within_two_seconds_also_of_one_that_hangs() {
+    let room = Room::new();
+    let mut translators = room.translators();
+    translators.ensure(&[room.wanted("default"), room.wanted("hanging"), room.wanted("dead")]).await.unwrap();
+    let pids = ["default", "hanging"].map(|name| room.pid(&translators, name));
+    kill(pids[1], Signal::STOP);
+    kill(room.pid(&translators, "dead"), Signal::KILL);
+    let board = translators.board();
+    let begun = Instant::now();
+    translators.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(pids.iter().all(|pid| !alive(*pid)));
+    assert_eq!(children(), Vec::<String>::new());
+    assert_eq!(room.files(), Vec::<String>::new());
+    assert!(board.entries().is_empty());
+}
+
+#[tokio::test]
+async fn a_call_that_is_cut_short_is_taken_up_by_the_next() {
+    let room = Room::new();
+    let mut translators = room.translators();
+    let wanted = [room.wanted("default")];
+    {
+        let call = translators.ensure(&wanted);
+        tokio::pin!(call);
+        // Polled once: begun, and not through.
+        let through =
+            std::future::poll_fn(|context| std::task::Poll::Ready(call.as_mut().poll(context).is_ready()));
+        assert!(!through.await);
+    }
+    translators.ensure(&wanted).await.unwrap();
+    assert_eq!(children().len(), 1);
+    translators.stop().await;
+}
+
+/// Runs itself as the sidecar.
+#[tokio::test]
+async fn a_sidecar_that_is_killed_leaves_no_orphan() {
+    const FOLDER: &str = "SLUICE_TEST_FOLDER";
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        let room = Room::at(Path::new(&folder));
+        let mut translators = room.translators();
+        translators.ensure(&[room.wanted("default"), room.wanted("second")]).await.unwrap();
+        let pids = ["default", "second"].map(|name| room.pid(&translators, name));
+        std::fs::write(room.path("pids.new"), format!("{} {}", pids[0], pids[1])).unwrap();
+        std::fs::rename(room.path("pids.new"), room.path("pids")).unwrap();
+        std::future::pending::<()>().await;
+    }
+    let room = Room::new();
+    let mut sidecar = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_sidecar_that_is_killed_leaves_no_orphan"])
+        .env(FOLDER, room.folder())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pids = room.path("pids");
+    until("the sidecar's translators serve", || pids.exists()).await;
+    let pids = std::fs::read_to_string(pids).unwrap();
+    let pids: Vec<u32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
+    assert!(pids.iter().all(|pid| alive(*pid)));
+    sidecar.kill().unwrap();
+    sidecar.wait().unwrap();
+    until("the translators have ended", || pids.iter().all(|pid| !alive(*pid))).await;
+}
+
+/// What this thread started and did not wait for.
+fn children() -> Vec<String> {
+    let path = format!("/proc/self/task/{}/children", rustix::thread::gettid().as_raw_nonzero());
+    let children = std::fs::read_to_string(path).unwrap();
+    children.split_whitespace().map(str::to_owned).collect()
+}
