@@ -47,8 +47,14 @@ fn format(runner: &Runner) -> Result<()> {
 }
 
 fn clippy(runner: &Runner) -> Result<()> {
-    // With the fuzzer's program, which is built no other way; checking it needs no C++ compiler.
-    let arguments = ["clippy", "--workspace", "--all-targets", "--features", "passt-rs-fuzz/program"];
+    // With the fuzzers' programs, which are built no other way; checking them needs no C++ compiler.
+    let arguments = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--features",
+        "passt-rs-fuzz/program,binding-sidecar-fuzz/program",
+    ];
     runner.run(Command::new("cargo").args(arguments).args(["--", "-D", "warnings"]))
 }
 

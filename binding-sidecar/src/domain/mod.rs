@@ -128,7 +128,10 @@ pub fn with_nics(
         interface::put(&document, devices, nics, &mut edits)?;
         memory::share(&document, domain, devices, allocation, &mut edits)?;
     }
-    Ok(edits.apply())
+    let result = edits.apply();
+    // What came near a limit may have passed it. Also, a fault of ours is better found here than by libvirt.
+    Document::parse(&result)?;
+    Ok(result)
 }
 
 fn at_most_one<'d>(
