@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Some(Command::Define { domain, vmi }) => show_definition(&cli.serve, &domain, &vmi),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("sluice-sidecar: {error:#}");
             ExitCode::FAILURE
@@ -49,11 +49,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn show_status(serve: &Serve, json: bool) -> anyhow::Result<()> {
-    Ok(status::run(&config::http_socket(serve), json, &mut std::io::stdout())?)
+fn show_status(serve: &Serve, json: bool) -> anyhow::Result<ExitCode> {
+    status::run(&config::http_socket(serve), json, &mut std::io::stdout())?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn show_definition(serve: &Serve, domain: &Path, vmi: &Path) -> anyhow::Result<()> {
+fn show_definition(serve: &Serve, domain: &Path, vmi: &Path) -> anyhow::Result<ExitCode> {
     let settings = Config::resolve(serve)?.settings;
     let read = |file: &Path| fs::read(file).with_context(|| format!("reading {}", file.display()));
     let surroundings = settings.surroundings().context("the pod's network interfaces cannot be read")?;
@@ -61,10 +62,11 @@ fn show_definition(serve: &Serve, domain: &Path, vmi: &Path) -> anyhow::Result<(
     for wanted in settings.wanted(&defined.plan.nics, surroundings.memory_limit) {
         eprintln!("{}: passt-rs {}", wanted.name, wanted.arguments.join(OsStr::new(" ")).display());
     }
-    Ok(std::io::stdout().write_all(defined.domain.as_bytes())?)
+    std::io::stdout().write_all(defined.domain.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn serve(serve: &Serve) -> anyhow::Result<()> {
+fn serve(serve: &Serve) -> anyhow::Result<ExitCode> {
     let config = Config::resolve(serve)?;
     logging::init(serve.log_format, serve.log_level);
     info!(
@@ -73,12 +75,14 @@ fn serve(serve: &Serve) -> anyhow::Result<()> {
         "sluice-sidecar {}",
         env!("CARGO_PKG_VERSION")
     );
-    let outcome = runtime()?.block_on(work(&config));
-    if let Err(error) = &outcome {
-        // Standard error is where people look; the log's shape is what machines read.
-        error!("{error:#}");
-    }
-    outcome
+    // From here on the log is where reasons stand.
+    Ok(match runtime()?.block_on(work(&config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    })
 }
 
 /// Of one thread: what starts a process must live as long as the process may (`translator`).
