@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::names::{BINDING_NAME, CONTAINER_NAME, DEFAULT_BINDING_NAME, HOOKS_FOLDER, PLUGIN, PLUGINS_FOLDER};
+use crate::names::{
+    BINDING_NAME, CONTAINER_NAME, DEFAULT_BINDING_NAME, HOOKS_FOLDER, PLUGIN, PLUGINS_FOLDER,
+};
 
 /// KubeVirt network binding: gives VMs vhost-user NICs and keeps their translators running.
 #[derive(Debug, Parser)]

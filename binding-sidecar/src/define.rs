@@ -46,8 +46,7 @@ pub enum DefineError {
 pub fn define(domain: &[u8], vmi: &[u8], surroundings: &Surroundings) -> Result<Defined, DefineError> {
     let document = std::str::from_utf8(domain)?;
     let plan = vmi::plan(vmi, &surroundings.place)?;
-    let sockets: Vec<String> =
-        plan.nics.iter().map(|nic| in_compute(&surroundings.container, nic)).collect();
+    let sockets: Vec<String> = plan.nics.iter().map(|nic| in_compute(&surroundings.container, nic)).collect();
     let nics: Vec<Attachment<'_>> =
         plan.nics.iter().zip(&sockets).map(|(nic, socket)| Attachment { nic, socket }).collect();
     let allocation = allocation(document, surroundings.memory_limit)?;

@@ -5,8 +5,8 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -52,7 +52,9 @@ fn limit_of(groups: &str, root: &Path, read: impl Fn(&Path) -> Option<String>) -
         let (controllers, group) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let (base, file) = match controllers {
             "" => (root.to_owned(), "memory.max"),
-            v1 if v1.split(',').any(|name| name == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
+            v1 if v1.split(',').any(|name| name == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes")
+            }
             _ => return Vec::new(),
         };
         let group = Path::new(group.trim_start_matches('/'));
@@ -110,8 +112,11 @@ mod tests {
     fn last_search_line_counts() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("resolv.conf");
-        fs::write(&file, "nameserver 10.96.0.10\nsearch a.example\nsearch demo.svc.cluster.local svc.cluster.local\n")
-            .unwrap();
+        fs::write(
+            &file,
+            "nameserver 10.96.0.10\nsearch a.example\nsearch demo.svc.cluster.local svc.cluster.local\n",
+        )
+        .unwrap();
         assert_eq!(search_domains(&file), ["demo.svc.cluster.local", "svc.cluster.local"]);
         assert!(search_domains(Path::new("/nonexistent")).is_empty());
     }

@@ -52,8 +52,8 @@ use crate::nic::Nic;
 use document::{Document, Element};
 use edit::{Edits, Style};
 
-pub use size::memory_bytes;
 pub use document::{ATTRIBUTES_MAX, DEPTH_MAX, Fault, LENGTH_MAX, NotWellFormed, Place};
+pub use size::memory_bytes;
 
 /// A NIC, and what it is plugged into.
 #[derive(Debug, Clone, Copy)]

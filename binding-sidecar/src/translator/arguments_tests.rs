@@ -66,9 +66,7 @@ fn uplinks_and_ports() {
         (
             "primary of several",
             Nic { uplink: uplink(Sharing::Primary, "eth0"), tcp: only(&[80]), ..plain() },
-            format!(
-                "{eth0} --tcp-ports=%eth0/80 --tcp-ports=%lo/80 --udp-ports=%eth0/all"
-            ),
+            format!("{eth0} --tcp-ports=%eth0/80 --tcp-ports=%lo/80 --udp-ports=%eth0/all"),
         ),
         (
             "primary of several, no ports",

@@ -36,10 +36,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts `program`; what it prints goes to our log under the interface's name.
-    pub(super) fn start(
-        program: &Path,
-        wanted: &Wanted,
-    ) -> io::Result<Self> {
+    pub(super) fn start(program: &Path, wanted: &Wanted) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         // Room for a burst of lines while we are busy; less where the user's pipes have grown too much already.
         let _ = rustix::pipe::fcntl_setpipe_size(writer.as_fd(), PIPE_BYTES);

@@ -65,7 +65,14 @@ impl Room {
             // Becoming nobody would make it forget that it ends with us.
             arguments.push("--runas=0:0".into());
         }
-        Wanted { name: name.to_owned(), pod_interface: "eth0".to_owned(), arguments, socket, control, descriptors_max: None }
+        Wanted {
+            name: name.to_owned(),
+            pod_interface: "eth0".to_owned(),
+            arguments,
+            socket,
+            control,
+            descriptors_max: None,
+        }
     }
 
     /// A program that does what `script` says.
