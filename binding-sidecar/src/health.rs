@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -92,10 +92,10 @@ impl Health {
     }
 
     /// Answers at a Unix socket, until dropped.
-    pub async fn serve_unix(self, listener: UnixListener) {
+    pub async fn serve_unix(self, socket: UnixSocket) {
         let mut clients = Clients::default();
         loop {
-            match listener.accept().await {
+            match socket.listener.accept().await {
                 Ok((stream, _)) => clients.serve(stream, self.clone()),
                 Err(error) => refused(error).await,
             }
@@ -140,26 +140,34 @@ impl Health {
     }
 }
 
-/// Listens at `path`, for our user only, replacing a socket that nobody serves any more. `AddrInUse`: somebody does;
-/// `AlreadyExists`: what is there is no socket.
-pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        Ok(_) => std::fs::remove_file(path)?,
-        Err(_) => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+/// A listening Unix socket; dropped, its file goes.
+#[derive(Debug)]
+pub struct UnixSocket {
+    listener: UnixListener,
+    path: PathBuf,
 }
 
-/// Listens at a TCP address.
-pub async fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+impl UnixSocket {
+    /// Listens at `path`, for our user only, replacing a socket that nobody serves any more. `AddrInUse`: somebody
+    /// does; `AlreadyExists`: what is there is no socket.
+    pub async fn listen(path: &Path) -> io::Result<Self> {
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
+            Ok(_) if UnixStream::connect(path).await.is_ok() => return Err(io::ErrorKind::AddrInUse.into()),
+            Ok(_) => std::fs::remove_file(path)?,
+            Err(_) => {}
+        }
+        let socket = Self { listener: UnixListener::bind(path)?, path: path.to_owned() };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(socket)
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        // The folder may be gone.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 /// Of one listener. Dropped, they are cut off.

@@ -2,22 +2,25 @@
 
 use std::io::{self, IsTerminal as _};
 
-use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, Registry, fmt};
 
 use crate::cli::{LogFormat, LogLevel};
+use crate::translator::LOG_TARGET;
 
 /// Starts logging; once per process.
 pub fn init(format: Option<LogFormat>, level: LogLevel) {
     let terminal = io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_max_level(filter(level))
-        .with_target(false)
-        .with_ansi(terminal);
-    match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).init(),
-    }
+    // Translators have a level of their own, which the VMI may set: what they say is said.
+    let targets = Targets::new().with_default(filter(level)).with_target(LOG_TARGET, LevelFilter::TRACE);
+    let lines = fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(terminal);
+    let lines = match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+    };
+    Registry::default().with(lines.with_filter(targets)).init();
 }
 
 fn filter(level: LogLevel) -> LevelFilter {

@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use binding_sidecar::cli::{Cli, Command, Serve};
 use binding_sidecar::config::{self, Config};
 use binding_sidecar::define::define;
-use binding_sidecar::health::{self, Health};
+use binding_sidecar::health::{Health, UnixSocket};
 use binding_sidecar::hooks::{self, HookSocket};
 use binding_sidecar::metrics::Metrics;
 use binding_sidecar::names::PLUGIN_SOCKET;
@@ -24,6 +24,7 @@ use binding_sidecar::sidecar::Sidecar;
 use binding_sidecar::translator::Translators;
 use binding_sidecar::{logging, status};
 use clap::Parser as _;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -135,11 +136,11 @@ async fn serve_health(
     mut wanted: watch::Receiver<Option<SocketAddr>>,
 ) -> anyhow::Result<()> {
     let path = &config.http_socket;
-    let socket = health::listen_unix(path).with_context(|| format!("listening on {}", path.display()))?;
+    let socket =
+        UnixSocket::listen(path).await.with_context(|| format!("listening on {}", path.display()))?;
     tokio::spawn(health.clone().serve_unix(socket));
     if let Some(address) = config.http_address {
-        let listener =
-            health::listen_tcp(address).await.with_context(|| format!("listening on {address}"))?;
+        let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
         tokio::spawn(health.clone().serve_tcp(listener));
     }
     let health = health.clone();
@@ -151,7 +152,7 @@ async fn serve_health(
             }
             let Some(address) = *wanted.borrow_and_update() else { continue };
             // A VM without metrics is better than no VM.
-            match health::listen_tcp(address).await {
+            match TcpListener::bind(address).await {
                 Ok(listener) => serving = Some(tokio::spawn(health.clone().serve_tcp(listener))),
                 Err(error) => warn!(%address, "no metrics there: {error}"),
             }

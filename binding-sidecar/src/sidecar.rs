@@ -46,6 +46,8 @@ pub enum CallError {
     Pod(#[source] io::Error),
     #[error(transparent)]
     Translator(#[from] TranslatorError),
+    #[error("the sidecar ends")]
+    Ending,
 }
 
 /// Shared by all calls.
@@ -90,7 +92,7 @@ impl Sidecar {
         let label = match &outcome {
             Ok(_) => "ok",
             Err(CallError::Asked(_)) => "invalid_argument",
-            Err(CallError::Pod(_) | CallError::Translator(_)) => "failed_precondition",
+            Err(CallError::Pod(_) | CallError::Translator(_) | CallError::Ending) => "failed_precondition",
         };
         self.count(call, label, started.elapsed());
         outcome.map(String::into_bytes).map_err(|error| {
@@ -98,7 +100,9 @@ impl Sidecar {
             warn!(call = call.name, version = call.version, "the domain stays as it is: {text}");
             match error {
                 CallError::Asked(_) => Status::invalid_argument(text),
-                CallError::Pod(_) | CallError::Translator(_) => Status::failed_precondition(text),
+                CallError::Pod(_) | CallError::Translator(_) | CallError::Ending => {
+                    Status::failed_precondition(text)
+                }
             }
         })
     }
@@ -108,7 +112,10 @@ impl Sidecar {
         let surroundings = self.settings.surroundings().map_err(CallError::Pod)?;
         let Defined { domain, plan } = define(domain, vmi, &surroundings)?;
         let wanted = self.settings.wanted(&plan.nics, surroundings.memory_limit);
-        translators.ensure(&wanted).await?;
+        tokio::select! {
+            outcome = translators.ensure(&wanted) => outcome?,
+            () = self.ended() => return Err(CallError::Ending),
+        }
         self.metrics_address.send_if_modified(|address| {
             let changed = *address != plan.metrics_address;
             *address = plan.metrics_address;

@@ -4,6 +4,7 @@
 mod translator_support;
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ async fn a_translator_serves_when_the_call_returns_and_the_same_call_again_chang
     let wanted = [room.wanted("default"), room.wanted("second")];
     translators.ensure(&wanted).await.unwrap();
     let pids = [room.pid(&translators, "default"), room.pid(&translators, "second")];
+    // Signals to our process group are not for them.
+    assert!(pids.iter().all(|pid| process_group(*pid) == *pid));
     for each in &wanted {
         assert!(each.socket.exists());
         assert_eq!(control::stats(&each.control).await.unwrap().number("/cable/link_ups"), Some(0));
@@ -123,18 +126,24 @@ async fn a_program_that_is_missing_or_not_executable_is_an_error_with_its_path()
 #[tokio::test(start_paused = true)]
 async fn a_program_that_never_serves_is_an_error_and_is_ended() {
     let room = Room::new();
-    let pid_file = room.path("pid");
-    // Time may not jump before the script has come this far.
-    let mut translators =
-        Translators::new(room.script(&format!("echo $$ > {}; exec sleep 1000", pid_file.display())));
+    let mut translators = Translators::new(room.script("exec sleep 1000"));
     let error = translators.ensure(&[room.wanted("default")]).await.unwrap_err();
     assert!(matches!(error, TranslatorError::NotReady { .. }), "{error}");
     translators.stop().await;
     tokio::time::resume();
-    if let Ok(pid) = std::fs::read_to_string(&pid_file) {
-        let pid = pid.trim().parse().unwrap();
-        until("the program has ended", || !alive(pid)).await;
-    }
+    until("the program has ended", || children().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_socket_that_somebody_else_serves_stays() {
+    let room = Room::new();
+    let wanted = room.wanted("default");
+    let _somebody = UnixListener::bind(&wanted.socket).unwrap();
+    let mut translators = room.translators();
+    let error = translators.ensure(std::slice::from_ref(&wanted)).await.unwrap_err();
+    assert!(matches!(error, TranslatorError::Ended { .. }), "{error}");
+    translators.stop().await;
+    UnixStream::connect(&wanted.socket).unwrap();
 }
 
 #[tokio::test]
@@ -185,7 +194,7 @@ async fn other_arguments_replace_a_translator_until_a_guest_came() {
     assert!(!alive(first));
     assert_eq!(translators.board().entries()[0].restarts_total(), 0);
 
-    let _guest = std::os::unix::net::UnixStream::connect(&wanted(0).socket).unwrap();
+    let _guest = UnixStream::connect(&wanted(0).socket).unwrap();
     let control = wanted(0).control;
     let deadline = Instant::now() + Duration::from_secs(10);
     while control::stats(&control).await.unwrap().number("/cable/link_ups") != Some(1) {
@@ -232,6 +241,23 @@ async fn a_call_that_is_cut_short_is_taken_up_by_the_next() {
     translators.stop().await;
 }
 
+#[tokio::test]
+async fn a_replacement_that_is_cut_short_waits_for_the_place_to_be_free() {
+    let room = Room::new();
+    let mut translators = room.translators();
+    translators.ensure(&[room.wanted("default")]).await.unwrap();
+    let first = room.pid(&translators, "default");
+    // It takes a second to end.
+    kill(first, Signal::STOP);
+    let cut_short = tokio::time::timeout(Duration::from_millis(300), translators.ensure(&[])).await;
+    assert!(cut_short.is_err());
+    assert!(alive(first));
+    translators.ensure(&[room.wanted("default")]).await.unwrap();
+    assert!(!alive(first));
+    assert!(room.wanted("default").socket.exists());
+    translators.stop().await;
+}
+
 /// Runs itself as the sidecar.
 #[tokio::test]
 async fn a_sidecar_that_is_killed_leaves_no_orphan() {
@@ -260,6 +286,11 @@ async fn a_sidecar_that_is_killed_leaves_no_orphan() {
     sidecar.kill().unwrap();
     sidecar.wait().unwrap();
     until("the translators have ended", || pids.iter().all(|pid| !alive(*pid))).await;
+}
+
+fn process_group(pid: u32) -> u32 {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap());
+    u32::try_from(rustix::process::getpgid(pid).unwrap().as_raw_nonzero().get()).unwrap()
 }
 
 /// What this thread started and did not wait for.

@@ -10,10 +10,12 @@
 mod translator_support;
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use binding_sidecar::health::{self, Health};
+use binding_sidecar::health::{Health, UnixSocket};
 use binding_sidecar::metrics::{CONTENT_TYPE, HookCall, METRICS, Metrics, Source};
 use binding_sidecar::status::{self, State, Status};
 use binding_sidecar::translator::{Board, Phase, Translators, control};
@@ -28,7 +30,7 @@ async fn a_scrape_has_every_number_of_every_translator_in_openmetrics() {
     let room = Room::new();
     let mut translators = room.translators();
     translators.ensure(&[room.wanted("default"), room.wanted("second")]).await.unwrap();
-    let (socket, _health) = serve(&room, translators.board());
+    let (socket, _health) = serve(&room, translators.board()).await;
     let answer = get(&socket, "/metrics").await;
     assert_eq!(answer.status, 200);
     assert!(answer.head.contains(&format!("content-type: {CONTENT_TYPE}")), "{}", answer.head);
@@ -64,7 +66,7 @@ async fn a_translator_that_hangs_is_down_and_holds_up_nobody() {
     let mut translators = room.translators();
     translators.ensure(&[room.wanted("default"), room.wanted("second")]).await.unwrap();
     kill(room.pid(&translators, "second"), Signal::STOP);
-    let (socket, _health) = serve(&room, translators.board());
+    let (socket, _health) = serve(&room, translators.board()).await;
     let begun = Instant::now();
     let body = get(&socket, "/metrics").await.body;
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
@@ -82,7 +84,7 @@ async fn ready_is_who_listens_and_has_all_translators() {
     let broken = room.path("broken");
     let script = format!("[ ! -e {} ] || exit 3; exec {} \"$@\"", broken.display(), room.program().display());
     let mut translators = Translators::new(room.script(&script));
-    let (socket, health) = serve(&room, translators.board());
+    let (socket, health) = serve(&room, translators.board()).await;
     let answer = get(&socket, "/readyz").await;
     assert_eq!((answer.status, answer.body.as_str()), (503, "hook calls are not answered yet\n"));
     health.set_hooks_listen(true);
@@ -123,7 +125,7 @@ async fn status_tells_a_person_and_a_program() {
         || matches!(board.entries()[0].phase, Phase::Running { pid, .. } if pid != first),
     )
     .await;
-    let (socket, health) = serve(&room, board);
+    let (socket, health) = serve(&room, board).await;
     health.set_hooks_listen(true);
     let show = |json| {
         let socket = socket.clone();
@@ -150,7 +152,7 @@ async fn status_tells_a_person_and_a_program() {
 #[tokio::test]
 async fn clients_that_send_nothing_do_not_lock_out_others() {
     let room = Room::new();
-    let (socket, _health) = serve(&room, Board::default());
+    let (socket, _health) = serve(&room, Board::default()).await;
     let mut slow = Vec::new();
     for _ in 0..100 {
         let mut client = UnixStream::connect(&socket).await.unwrap();
@@ -166,7 +168,7 @@ async fn clients_that_send_nothing_do_not_lock_out_others() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_sends_nothing_has_two_seconds() {
     let room = Room::new();
-    let (socket, _health) = serve(&room, Board::default());
+    let (socket, _health) = serve(&room, Board::default()).await;
     let mut client = UnixStream::connect(&socket).await.unwrap();
     let begun = tokio::time::Instant::now();
     client.read_to_end(&mut Vec::new()).await.unwrap();
@@ -177,7 +179,7 @@ async fn a_client_that_sends_nothing_has_two_seconds() {
 #[tokio::test]
 async fn garbage_is_refused_and_everything_goes_on() {
     let room = Room::new();
-    let (socket, _health) = serve(&room, Board::default());
+    let (socket, _health) = serve(&room, Board::default()).await;
     let long = format!("GET /healthz HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));
     for garbage in [
         &b"\0\xff\xfe\r\n\r\n"[..],
@@ -203,14 +205,20 @@ async fn garbage_is_refused_and_everything_goes_on() {
 }
 
 #[tokio::test]
-async fn a_tcp_address_answers_too_and_a_dead_socket_is_replaced() {
+async fn a_tcp_address_answers_too_and_only_a_dead_socket_is_replaced() {
     let room = Room::new();
     let path = room.path("http");
-    drop(health::listen_unix(&path).unwrap());
-    let listener = health::listen_unix(&path).unwrap();
-    assert_eq!(health::listen_unix(&path).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
-    drop(listener);
-    let tcp = health::listen_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let socket = UnixSocket::listen(&path).await.unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(UnixSocket::listen(&path).await.unwrap_err().kind(), ErrorKind::AddrInUse);
+    drop(socket);
+    assert!(!path.exists());
+    std::fs::write(&path, "precious").unwrap();
+    assert_eq!(UnixSocket::listen(&path).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
     tokio::spawn(Health::new(Board::default(), Metrics::new()).serve_tcp(tcp));
     let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -221,13 +229,13 @@ async fn a_tcp_address_answers_too_and_a_dead_socket_is_replaced() {
 }
 
 /// With one hook call counted.
-fn serve(room: &Room, board: Board) -> (PathBuf, Health) {
+async fn serve(room: &Room, board: Board) -> (PathBuf, Health) {
     let socket = room.path("sluice.http");
     let metrics = Metrics::new();
     let call = HookCall { call: "OnDefineDomain", version: "v1alpha3", outcome: "ok" };
     metrics.hook_call(call, Duration::from_millis(30));
     let health = Health::new(board, metrics);
-    tokio::spawn(health.clone().serve_unix(health::listen_unix(&socket).unwrap()));
+    tokio::spawn(health.clone().serve_unix(UnixSocket::listen(&socket).await.unwrap()));
     (socket, health)
 }
 

@@ -2,7 +2,8 @@
 
 mod elf;
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -73,10 +74,12 @@ fn build(runner: &Runner, profile: Profile) -> Result<PathBuf> {
         fs::remove_dir_all(&context).with_context(|| format!("clearing {}", context.display()))?;
     }
     fs::create_dir_all(&context).with_context(|| format!("making {}", context.display()))?;
+    open_to_all(&context)?;
     for (_, program) in PROGRAMS {
         let from = built.join(program);
         let to = context.join(program);
         fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
+        open_to_all(&to)?;
         let bytes = fs::read(&to).with_context(|| format!("reading {}", to.display()))?;
         elf::is_static(&bytes).with_context(|| format!("{program} would not start on an empty root"))?;
     }
@@ -84,6 +87,12 @@ fn build(runner: &Runner, profile: Profile) -> Result<PathBuf> {
         runner.run(&mut alone(&context, program)).context("on an empty root")?;
     }
     Ok(context)
+}
+
+/// Files keep their mode in the image, where they are root's and the user is another; umask may have withheld it.
+fn open_to_all(path: &Path) -> Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(0o755))
+        .with_context(|| format!("opening {}", path.display()))
 }
 
 /// `program --version` with `root` as its root folder, as the image's user.

@@ -30,6 +30,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 pub use board::{Board, Entry, Phase};
@@ -77,12 +78,14 @@ pub struct Translators {
     program: PathBuf,
     board: Board,
     supervisors: BTreeMap<String, Supervisor>,
+    /// Those that were asked to end. Their places are free when they are done.
+    ending: Vec<JoinHandle<()>>,
 }
 
 impl Translators {
     /// None yet. `program` is an absolute path of passt-rs.
     pub fn new(program: PathBuf) -> Self {
-        Self { program, board: Board::default(), supervisors: BTreeMap::new() }
+        Self { program, board: Board::default(), supervisors: BTreeMap::new(), ending: Vec::new() }
     }
 
     /// Where to look at them.
@@ -117,16 +120,18 @@ impl Translators {
     }
 
     /// Ends them all: asks them to, and kills those that did not within a second. Nothing of them is left afterwards,
-    /// no process and no file.
+    /// no process and no file. Takes less than two seconds; a call of [`Self::ensure`] that is under way is to be
+    /// dropped before, as it may wait longer.
     pub async fn stop(&mut self) {
-        let all = std::mem::take(&mut self.supervisors);
-        Self::end(all.into_values()).await;
+        while let Some((_, supervisor)) = self.supervisors.pop_first() {
+            self.ending.push(supervisor.ask_to_end());
+        }
+        self.ended().await;
         self.board.retain(|_| false);
     }
 
     /// Ends what is not wanted any more and what is wanted otherwise.
     async fn end_unwanted(&mut self, wanted: &[Wanted]) {
-        let mut ended = Vec::new();
         for name in self.supervisors.keys().cloned().collect::<Vec<_>>() {
             let Some(supervisor) = self.supervisors.get_mut(&name) else { continue };
             let keep = match wanted.iter().find(|each| each.name == name) {
@@ -153,20 +158,20 @@ impl Translators {
                     keep
                 }
             };
-            if !keep {
-                ended.extend(self.supervisors.remove(&name));
+            if !keep && let Some(supervisor) = self.supervisors.remove(&name) {
+                self.ending.push(supervisor.ask_to_end());
             }
         }
-        Self::end(ended.into_iter()).await;
+        self.ended().await;
         self.board.retain(|name| wanted.iter().any(|each| each.name == name));
     }
 
-    /// Ends some, all at a time.
-    async fn end(supervisors: impl Iterator<Item = Supervisor>) {
-        let asked: Vec<_> = supervisors.map(Supervisor::ask_to_end).collect();
-        for task in asked {
+    /// Waits for those that end; they do so all at a time. Where it is dropped, the next one waits for them.
+    async fn ended(&mut self) {
+        while let Some(task) = self.ending.last_mut() {
             // It could only have been cancelled, with the runtime.
             let _ = task.await;
+            self.ending.pop();
         }
     }
 }

@@ -11,9 +11,11 @@
 //! | | it ends, does not serve, cannot be started | waiting |
 //! | any | we are asked to end | it is ended, its files go |
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -117,8 +119,9 @@ impl Work {
                 Err(error) => Failure::NotStarted(error),
             };
             if let Some(first) = first.take() {
-                self.give_up(first, failure);
-                break;
+                // Before anybody is told, and tries again at the same place.
+                self.remove_files().await;
+                return self.give_up(first, failure);
             }
             let pause = pauses.next(started.elapsed());
             self.note(failure, pause);
@@ -128,7 +131,7 @@ impl Work {
                 () = sleep(pause) => {}
             }
         }
-        self.remove_files();
+        self.remove_files().await;
     }
 
     /// One process from its start to its end.
@@ -186,11 +189,22 @@ impl Work {
     }
 
     /// One that was killed leaves its files. passt-rs itself replaces the sockets of a dead one, so they are in
-    /// nobody's way before.
-    fn remove_files(&self) {
-        for path in [&self.wanted.socket, &self.wanted.control, &flows(&self.wanted.socket)] {
-            // Usually the translator did it.
-            let _ = std::fs::remove_file(path);
+    /// nobody's way before. A socket that somebody serves is not of ours: then ours failed for that reason.
+    async fn remove_files(&self) {
+        let Wanted { socket, control, .. } = &self.wanted;
+        for (socket, of_it) in [(socket, Some(flows(socket))), (control, None)] {
+            match UnixStream::connect(socket).await {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    // The folder may be gone.
+                    let _ = std::fs::remove_file(socket);
+                }
+                // Usually the translator did it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Ok(_) | Err(_) => continue,
+            }
+            if let Some(path) = of_it {
+                let _ = std::fs::remove_file(path);
+            }
         }
     }
 }
@@ -199,7 +213,7 @@ impl Work {
 enum Failure {
     /// And the last lines it printed.
     Ended(End, String),
-    NotStarted(std::io::Error),
+    NotStarted(io::Error),
 }
 
 /// Where passt-rs notes the connections of the guest at `socket`, unless it is told otherwise.
