@@ -19,14 +19,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use binding_sidecar::domain::{self, Allocation, Attachment};
-use binding_sidecar::names::{HOOKS_FOLDER, NET_FOLDER};
+use binding_sidecar::define::{self, Surroundings};
 use binding_sidecar::vmi;
 
 const CASES_MIN: usize = 30;
 
 /// What is known of container and pod.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, Clone, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Place {
     binding: String,
@@ -34,7 +33,7 @@ struct Place {
     /// The pod's links and their MTUs.
     links: BTreeMap<String, u32>,
     search: Vec<String>,
-    /// Bytes; less than the guest's memory in every case that has one.
+    /// Of the container, in bytes.
     memory_limit: Option<u64>,
 }
 
@@ -74,16 +73,12 @@ impl Case {
 
     /// What the hook answers, and the names of our NICs.
     fn define(&self, document: &str) -> Result<(String, Vec<String>), String> {
-        let Place { binding, container, links, search, memory_limit } = &self.place;
-        let place = vmi::Place { binding: binding.clone(), links: links.clone(), search: search.clone() };
-        let plan = vmi::plan(&self.vmi, &place).map_err(|refusal| refusal.to_string())?;
-        let socket = |name: &str| format!("{HOOKS_FOLDER}/{container}/{NET_FOLDER}/{name}.sock");
-        let sockets: Vec<String> = plan.nics.iter().map(|nic| socket(&nic.name)).collect();
-        let nics: Vec<_> =
-            plan.nics.iter().zip(&sockets).map(|(nic, socket)| Attachment { nic, socket }).collect();
-        let allocation = if memory_limit.is_some() { Allocation::Immediate } else { Allocation::OnDemand };
-        let result = domain::with_nics(document, &nics, allocation).map_err(|error| error.to_string())?;
-        Ok((result, plan.nics.iter().map(|nic| nic.name.clone()).collect()))
+        let Place { binding, container, links, search, memory_limit } = self.place.clone();
+        let place = vmi::Place { binding, links, search };
+        let surroundings = Surroundings { container, place, memory_limit };
+        let defined = define::define(document.as_bytes(), &self.vmi, &surroundings);
+        let defined = defined.map_err(|error| error.to_string())?;
+        Ok((defined.domain, defined.plan.nics.into_iter().map(|nic| nic.name).collect()))
     }
 
     fn answered(&self) -> Option<(String, Vec<String>)> {

@@ -4,45 +4,42 @@
 //! |---|---|
 //! | nothing panics | always |
 //! | what is answered is answered again, to the byte, when it comes back | the domain is accepted |
-//! | each NIC of the VMI is in it once | the domain is accepted |
+//! | each NIC of the VMI is in it | the domain is accepted |
 //! | another reader takes the answer | it took the question |
 
 use std::fs;
 use std::path::Path;
 
-use binding_sidecar::domain::{Allocation, Attachment, with_nics};
-use binding_sidecar::nic::Nic;
+use binding_sidecar::define::{Surroundings, define};
 use binding_sidecar::vmi::{self, Place};
 
 /// An input is one byte of choices, the domain, and behind a zero the VMI, as XML has no zeros.
 pub(crate) fn run(data: &[u8]) {
     let Some((choice, rest)) = data.split_first() else { return };
     let mut parts = rest.splitn(2, |byte| *byte == 0);
-    let Ok(document) = std::str::from_utf8(parts.next().unwrap_or_default()) else { return };
-    let asked = vmi::plan(parts.next().unwrap_or_default(), &place());
+    let document = parts.next().unwrap_or_default();
+    let asked = parts.next().unwrap_or_default();
     // A fuzzer breaks a VMI sooner than it finds something in XML.
-    let nics = asked.map_or_else(|_| usual(), |plan| plan.nics);
-    let allocation = if choice & 1 == 0 { Allocation::OnDemand } else { Allocation::Immediate };
-    let apply = |document: &str| {
-        let sockets: Vec<String> = nics.iter().map(|nic| format!("/net/{}.sock", nic.name)).collect();
-        let nics: Vec<_> =
-            nics.iter().zip(&sockets).map(|(nic, socket)| Attachment { nic, socket }).collect();
-        with_nics(document, &nics, allocation)
-    };
-    let Ok(once) = apply(document) else { return };
-    match apply(&once) {
+    let vmi = if vmi::plan(asked, &place()).is_ok() { asked } else { USUAL.as_bytes() };
+    let memory_limit = (choice & 1 != 0).then_some(64 << 20);
+    let container = "hook-sidecar-0".to_owned();
+    let surroundings = Surroundings { container, place: place(), memory_limit };
+
+    let Ok(once) = define(document, vmi, &surroundings) else { return };
+    match define(once.domain.as_bytes(), vmi, &surroundings) {
         Ok(twice) => assert_eq!(once, twice, "a second call changes something"),
-        Err(error) => panic!("a second call is refused: {error}\n{once}"),
+        Err(error) => panic!("a second call is refused: {error}\n{}", once.domain),
     }
-    for nic in &nics {
+    let answer = once.domain.as_str();
+    for nic in &once.plan.nics {
         let alias = format!("ua-{}", nic.name);
-        let found = once.matches(&format!("<alias name=\"{alias}\"/>")).count()
-            + once.matches(&format!("<alias name='{alias}'/>")).count();
-        assert!(found >= 1, "no {alias} in\n{once}");
+        let found = answer.contains(&format!("<alias name=\"{alias}\"/>"))
+            || answer.contains(&format!("<alias name='{alias}'/>"));
+        assert!(found, "no {alias} in\n{answer}");
     }
-    if roxmltree::Document::parse(document).is_ok() {
-        let answer = roxmltree::Document::parse(&once);
-        assert!(answer.is_ok(), "{answer:?}:\n{once}");
+    let is_read = |text: &str| roxmltree::Document::parse(text).is_ok();
+    if std::str::from_utf8(document).is_ok_and(is_read) {
+        assert!(is_read(answer), "{:?}:\n{answer}", roxmltree::Document::parse(answer));
     }
 }
 
@@ -73,12 +70,9 @@ fn place() -> Place {
     Place { binding: "sluice".to_owned(), links: links.into(), search: Vec::new() }
 }
 
-/// Of a VMI that is in order.
-fn usual() -> Vec<Nic> {
-    let vmi = r#"{"spec": {"architecture": "amd64",
-        "networks": [{"name": "default", "pod": {}}, {"name": "red", "multus": {"networkName": "red"}}],
-        "domain": {"devices": {"interfaces": [
-            {"name": "default", "binding": {"name": "sluice"}},
-            {"name": "red", "binding": {"name": "sluice"}, "pciAddress": "0000:01:00.0", "bootOrder": 1}]}}}}"#;
-    vmi::plan(vmi.as_bytes(), &place()).expect("a VMI that is in order").nics
-}
+/// A VMI that is in order.
+const USUAL: &str = r#"{"spec": {"architecture": "amd64",
+    "networks": [{"name": "default", "pod": {}}, {"name": "red", "multus": {"networkName": "red"}}],
+    "domain": {"devices": {"interfaces": [
+        {"name": "default", "binding": {"name": "sluice"}},
+        {"name": "red", "binding": {"name": "sluice"}, "pciAddress": "0000:01:00.0", "bootOrder": 1}]}}}}"#;
