@@ -193,7 +193,7 @@ impl<'lab> Sidecar<'lab> {
 
 /// What the image and Kubernetes have there, as far as it is files and not mounts.
 fn lay_out(root: &Path, resolv_conf: &str) -> anyhow::Result<()> {
-    for folder in ["etc", "proc", "dev", "usr", &MOUNT_POINT[1..], PLUGIN_FOLDER] {
+    for folder in ["etc", "proc", "sys", "dev", "usr", &MOUNT_POINT[1..], PLUGIN_FOLDER] {
         let folder = root.join(folder);
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     }
@@ -212,11 +212,12 @@ fn script() -> String {
         "root=$1 hooks=$2
          mount --bind \"$root\" \"$root\"
          mount --rbind /proc \"$root/proc\"
+         mount --rbind /sys \"$root/sys\"
          mount --rbind /dev \"$root/dev\"
          mount --bind -o ro /usr \"$root/usr\"
          for folder in lib lib64 bin sbin; do
              if [ -L /$folder ]; then
-                 ln -s \"$(readlink /$folder)\" \"$root/$folder\"
+                 ln -sfn \"$(readlink /$folder)\" \"$root/$folder\"
              elif [ -d /$folder ]; then
                  mkdir \"$root/$folder\"
                  mount --bind -o ro /$folder \"$root/$folder\"
