@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal};
 
 use super::{Hooks, MOUNT_POINT, POD_USER, identity};
 use crate::lab::{Child, Lab, MemoryGroup, SERVER_V4};
+use crate::translator;
 
 /// Of its translators, as the kernel shortens it.
 const TRANSLATOR: &str = "passt-rs";
@@ -34,8 +35,8 @@ pub struct Options<'lab> {
     pub memory: Option<&'lab MemoryGroup>,
     /// What kubelet writes of the pod's DNS.
     pub resolv_conf: String,
-    /// Words of our own for the program; KubeVirt gives none.
-    pub arguments: &'lab [&'lab str],
+    /// Stands in for passt-rs.
+    pub translator: Option<&'lab Path>,
 }
 
 impl<'lab> Options<'lab> {
@@ -48,7 +49,7 @@ impl<'lab> Options<'lab> {
                 "search demo.svc.cluster.local svc.cluster.local cluster.local\nnameserver {SERVER_V4}\n\
                  options ndots:5\n"
             ),
-            arguments: &[],
+            translator: None,
         }
     }
 }
@@ -76,9 +77,11 @@ impl<'lab> Sidecar<'lab> {
         let text = |path: &Path| path.to_str().map(str::to_owned).context("a path that is text");
         command.args(["--mount", "--propagation", "private", "sh", "-ec", &script(), "sh"]);
         command.arg(text(&root)?).arg(text(&folder)?);
-        for program in PROGRAMS {
-            command.arg(text(&crate::lab::binary(program)?)?);
-        }
+        command.arg(text(&crate::lab::binary("sluice-sidecar")?)?);
+        match options.translator {
+            Some(program) => command.arg(text(program)?),
+            None => command.arg(text(&translator::program()?)?),
+        };
         // Who is root of the machine can become anybody.
         let can_change = std::fs::metadata(&folder)
             .is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == POD_USER);
@@ -86,8 +89,8 @@ impl<'lab> Sidecar<'lab> {
         if can_change {
             command.args(["--pdeathsig", "KILL"]); // a change of user forgets it
         }
-        command.arg("/sluice-sidecar").args(options.arguments);
         command
+            .arg("/sluice-sidecar")
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("CONTAINER_NAME", options.name)
@@ -229,7 +232,11 @@ fn script() -> String {
          mount --bind -o ro \"$4\" \"$root/{translator}\"
          mount -o remount,bind,ro \"$root\"
          shift 4
-         exec chroot \"$root\" \"$@\"",
+         cd \"$root\"
+         pivot_root . .
+         umount --lazy .
+         cd /
+         exec \"$@\"",
         sidecar = PROGRAMS[0],
         translator = PROGRAMS[1],
     )
