@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
+use serde_json::Value;
 use vm_tests::container::{Hooks, Options, Sidecar};
 use vm_tests::hoard;
 use vm_tests::lab::{Lab, MemoryGroup, POD_V4, SERVER_V4, Variant, wait_for};
@@ -32,6 +33,9 @@ const READY_LIMIT: Duration = Duration::from_secs(10);
 
 /// Within which a sidecar ends, and a VM is reachable again.
 const PROMPTLY: Duration = Duration::from_secs(2);
+
+/// Beside its translators, which are processes of their own.
+const RESIDENT_BYTES_MAX: u64 = 10 << 20;
 
 /// What KubeVirt gives the sidecar of a VM with dedicated CPUs (`64M`).
 const MEMORY_LIMIT: u64 = 64_000_000;
@@ -61,6 +65,11 @@ fn vm_lives_and_dies_within_its_sidecars_memory_limit() {
         step("the pod's address", || lease(&mut guest))?;
         step("out", || page_from_outside(&mut guest))?;
         step("in", || guest_page(lab, &mut guest))?;
+        let resident = sidecar.resident_bytes()?;
+        ensure!(resident < RESIDENT_BYTES_MAX, "the sidecar has {resident} bytes of memory");
+        let status = sidecar.status()?;
+        let sent = status.pointer("/interfaces/0/counters/from_guest_bytes").and_then(Value::as_u64);
+        ensure!(sent.is_some_and(|bytes| bytes > 0), "nothing was counted: {status}");
         step("translator killed in a download", || killing(lab, &sidecar, &mut guest))
             .with_context(|| sidecar.log())?;
         step("more received than it has memory", || receive(&mut guest, &group))
@@ -72,6 +81,29 @@ fn vm_lives_and_dies_within_its_sidecars_memory_limit() {
         })?;
         libvirt.virsh(["undefine", &spec.domain_name()])?;
         libvirt.expect_nothing_left(None)
+    });
+}
+
+#[test]
+fn container_of_a_sidecar_has_no_rights_and_nothing_to_write_to_but_its_sockets_folder() {
+    in_a_lab(|lab| {
+        let (sidecar, launcher, _hooks) = served(lab)?;
+        launcher.on_define_domain(&domain(), &Guest::new(BINDING).vmi())?;
+        for pid in sidecar.translators().into_iter().chain([sidecar.pid()]) {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+            for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+                let none = format!("{set}:\t0000000000000000");
+                ensure!(status.lines().any(|line| line == none), "{set} of {pid}: {status}");
+            }
+            ensure!(status.lines().any(|line| line == "NoNewPrivs:\t1"), "{status}");
+            ensure!(status.lines().any(|line| line == "Uid:\t107\t107\t107\t107"), "{status}");
+        }
+        let place = |path: &str| PathBuf::from(format!("/proc/{}/root", sidecar.pid())).join(path);
+        for path in ["x", "etc/x", "var/run/x", "usr/x"] {
+            ensure!(std::fs::write(place(path), "").is_err(), "/{path} can be written");
+        }
+        std::fs::write(place("var/run/kubevirt-hooks/net/x"), "").context("the folder of sockets")?;
+        Ok(())
     });
 }
 
@@ -199,6 +231,10 @@ fn translator_that_dies_is_replaced_at_once_and_leaves_no_zombie() {
         })
         .with_context(|| sidecar.log())?;
         ensure!(sidecar.children() == sidecar.translators(), "children: {:?}", sidecar.children());
+        let status = sidecar.status()?;
+        let restarts = status.pointer("/interfaces/0/restarts").and_then(Value::as_u64);
+        let end = status.pointer("/interfaces/0/last_end").and_then(Value::as_str);
+        ensure!(restarts == Some(1) && end == Some("SIGKILL"), "{status}");
         Ok(())
     });
 }

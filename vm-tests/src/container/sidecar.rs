@@ -2,10 +2,9 @@
 //! on a file system that cannot be written but for the folder of its sockets. It must never be asked through anything
 //! but what KubeVirt has, or a person who looks from outside.
 
-use std::ffi::OsStr;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -23,6 +22,8 @@ const PROGRAMS: [&str; 2] = ["sluice-sidecar", TRANSLATOR];
 
 /// What a plugin's container mounts besides.
 const PLUGIN_FOLDER: &str = "var/run/kubevirt-plugin/sluice";
+
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How one container is set up.
 #[derive(Debug)]
@@ -62,6 +63,7 @@ pub struct Sidecar<'lab> {
     /// Its part of the volume, by its path outside.
     folder: PathBuf,
     root: PathBuf,
+    environment: [(&'static str, String); 5],
 }
 
 impl<'lab> Sidecar<'lab> {
@@ -83,23 +85,23 @@ impl<'lab> Sidecar<'lab> {
             None => command.arg(text(&translator::program()?)?),
         };
         // Who is root of the machine can become anybody.
-        let can_change = std::fs::metadata(&folder)
-            .is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == POD_USER);
+        let can_change = std::fs::metadata(&folder).is_ok_and(|data| data.uid() == POD_USER);
         command.args(identity(POD_USER, can_change));
         if can_change {
             command.args(["--pdeathsig", "KILL"]); // a change of user forgets it
         }
-        command
-            .arg("/sluice-sidecar")
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("CONTAINER_NAME", options.name)
-            .env("NETWORK_BINDING_PLUGIN_NAME", options.binding)
-            .env("XDG_CACHE_HOME", "/var/run/kubevirt-private")
-            .env("XDG_CONFIG_HOME", "/var/run/kubevirt-private")
-            .env("XDG_RUNTIME_DIR", "/var/run");
+        // What KubeVirt sets.
+        let environment = [
+            ("CONTAINER_NAME", options.name),
+            ("NETWORK_BINDING_PLUGIN_NAME", options.binding),
+            ("XDG_CACHE_HOME", "/var/run/kubevirt-private"),
+            ("XDG_CONFIG_HOME", "/var/run/kubevirt-private"),
+            ("XDG_RUNTIME_DIR", "/var/run"),
+        ]
+        .map(|(name, value)| (name, value.to_owned()));
+        command.arg("/sluice-sidecar").env_clear().env("PATH", PATH).envs(environment.iter().cloned());
         let child = lab.spawn(options.name, command)?;
-        Ok(Self { lab, child, folder, root })
+        Ok(Self { lab, child, folder, root, environment })
     }
 
     pub fn pid(&self) -> u32 {
@@ -178,19 +180,27 @@ impl<'lab> Sidecar<'lab> {
         Ok(())
     }
 
-    /// What its program says when it is started once more in the same container, say `status`.
-    pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> anyhow::Result<Output> {
+    /// Memory of the sidecar itself, without its translators': what is resident, of its program's file too.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(kibibytes.with_context(|| format!("no VmRSS in {path}"))? * 1024)
+    }
+
+    /// What it tells a person who runs `sluice-sidecar status --json` in its container.
+    pub fn status(&self) -> anyhow::Result<serde_json::Value> {
         let mut command = Command::new("nsenter");
-        let environment =
-            std::fs::read(format!("/proc/{}/environ", self.pid())).context("its environment")?;
-        command.args(["--target", &self.pid().to_string(), "--mount", "--net", "--root", "--wd=/"]);
-        command.args(identity(POD_USER, true)).arg("/sluice-sidecar").args(arguments).env_clear();
-        for variable in String::from_utf8_lossy(&environment).split('\0') {
-            if let Some((key, value)) = variable.split_once('=') {
-                command.env(key, value);
-            }
-        }
-        command.stdin(Stdio::null()).output().context("run the sidecar's program in its container")
+        let pid = self.pid().to_string();
+        // Of this machine's programs only nsenter runs; the rest is the container's.
+        command.args(["--target", &pid, "--mount", "--net", "--wd=/", "/sluice-sidecar", "status", "--json"]);
+        command.env_clear().env("PATH", PATH).envs(self.environment.iter().cloned());
+        let output = command.stdin(Stdio::null()).output().context("run the sidecar's program once more")?;
+        let (said, complaint) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        anyhow::ensure!(output.status.success(), "status: {}: {}", output.status, complaint.trim());
+        serde_json::from_str(&said).with_context(|| format!("not JSON: {said}"))
     }
 }
 
@@ -201,7 +211,7 @@ fn lay_out(root: &Path, resolv_conf: &str) -> anyhow::Result<()> {
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     }
     // Only in a plugin's container it is a volume; it is one here all the same.
-    let _ = std::os::unix::fs::chown(root.join(PLUGIN_FOLDER), Some(POD_USER), Some(POD_USER));
+    let _ = chown(root.join(PLUGIN_FOLDER), Some(POD_USER), Some(POD_USER));
     for program in PROGRAMS {
         std::fs::write(root.join(program), "").with_context(|| format!("a place for {program}"))?;
     }
