@@ -47,7 +47,7 @@ fn expect_death(first_touch: FirstTouch, free_page_reporting: bool) {
 
 fn death(lab: &Lab, first_touch: FirstTouch, free_page_reporting: bool) -> Result<()> {
     let _http = HttpServer::start(lab.world(), HTTP_PORT)?;
-    let group = MemoryGroup::new(lab.pod().name(), LIMIT)?;
+    let group = MemoryGroup::new(lab, LIMIT)?;
     let translator = Translator::start_limited(lab, &translator::program()?, Cable::VhostUser, &group)?;
     let options = Options {
         memory_mib: hoard::MEMORY_MIB,

@@ -44,7 +44,7 @@ const MEMORY_LIMIT: u64 = 64_000_000;
 fn vm_lives_and_dies_within_its_sidecars_memory_limit() {
     in_a_lab(|lab| {
         let _http = HttpServer::start(lab.world(), HTTP_PORT)?;
-        let group = MemoryGroup::new(lab.pod().name(), MEMORY_LIMIT)?;
+        let group = MemoryGroup::new(lab, MEMORY_LIMIT)?;
         let hooks = Hooks::new(lab)?;
         let options = Options { memory: Some(&group), ..Options::new(CONTAINER, BINDING) };
         let mut sidecar = Sidecar::start(lab, &hooks, &options)?;
