@@ -27,6 +27,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(300);
 /// How many interfaces KubeVirt makes room for.
 const ROOM_FOR_INTERFACES: usize = 4;
 
+/// A port of q35's that one device is plugged into.
+const ROOT_PORT: &str = "pcie-root-port";
+
 /// Its hook sidecars, all found.
 #[derive(Debug)]
 pub struct Launcher {
@@ -115,7 +118,9 @@ impl Launcher {
         // The same devices, at their places, but KubeVirt's own interfaces, of which there are none.
         let domain = with_devices_of(domain, placed)?;
         let defined = self.on_define_domain(&domain.written(), &vmi)?;
-        let last = self.on_define_domain(&round_trip(&defined)?, &vmi)?;
+        // Read into Go's structures, which then get ports for devices to come.
+        let known = Element::parse(&defined)?.as_go_knows_it();
+        let last = self.on_define_domain(&with_root_ports(known, placeholders)?.written(), &vmi)?;
         libvirt.define(&last).context("the third call's domain")?;
         Ok(last)
     }
@@ -198,4 +203,29 @@ fn with_devices_of(mut domain: Element, placed: Element) -> anyhow::Result<Eleme
     devices.children = interfaces;
     devices.children.extend(others.into_iter().filter(|device| device.name != "interface"));
     Ok(domain)
+}
+
+/// `domain` with `count` more ports, and no hot-plugging into those that are taken.
+fn with_root_ports(mut domain: Element, count: usize) -> anyhow::Result<Element> {
+    let devices = domain.child_mut("devices").context("a domain without devices")?;
+    let buses = |device: &Element| device.child("address")?.attribute("bus").map(str::to_owned);
+    let taken: BTreeSet<_> =
+        devices.children.iter().filter_map(buses).filter_map(|bus| number(&bus)).collect();
+    for port in devices.children.iter_mut().filter(|device| device.attribute("model") == Some(ROOT_PORT)) {
+        if port.attribute("index").and_then(number).is_some_and(|index| taken.contains(&index)) {
+            port.children.retain(|child| child.name != "target");
+            port.children.push(Element::parse("<target hotplug='off'/>")?);
+        }
+    }
+    let place = devices.children.iter().rposition(|device| device.name == "controller");
+    for _ in 0..count {
+        let port = Element::parse(&format!("<controller type='pci' model='{ROOT_PORT}'/>"))?;
+        devices.children.insert(place.map_or(0, |place| place + 1), port);
+    }
+    Ok(domain)
+}
+
+/// As libvirt and KubeVirt write numbers of buses: decimal, or hexadecimal with `0x`.
+fn number(text: &str) -> Option<u8> {
+    text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |digits| u8::from_str_radix(digits, 16).ok())
 }

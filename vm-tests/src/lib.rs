@@ -4,6 +4,7 @@
 pub mod lab;
 pub mod translator;
 pub mod services;
+pub mod hoard;
 pub mod vm;
 pub mod vhost;
 pub mod container;

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a VM behind a release build of passt-rs, shown working.
+//! `cargo xtask demo`: a VM with release builds of the sidecar and passt-rs, shown working.
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ use crate::target;
 
 pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
     install::run(runner, &[Need::Labs, Need::Vms])?;
-    eprintln!("xtask: building passt-rs and the demo (release)");
-    runner.run(Command::new("cargo").args(RELEASE))?;
+    eprintln!("xtask: building the sidecar, passt-rs and the demo (release)");
+    runner.run(Command::new("cargo").args(RELEASE).args(["--package", "binding-sidecar"]))?;
     runner.run(Command::new(target()?.join("release/demo")).args(arguments))
 }

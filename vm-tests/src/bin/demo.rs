@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: one VM behind a translator, and what its user sees, as a table.
+//! `cargo xtask demo`: one VM as KubeVirt makes it (hook calls, XML, libvirt, QEMU), and what its user sees, as a table.
 #![expect(clippy::print_stdout, reason = "a table for a person")]
 
 use std::fs;
@@ -8,17 +8,29 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use vm_tests::container::{Hooks, Options, Sidecar};
 use vm_tests::lab::{Lab, POD_V4, SERVER_V4, SERVER_V6, Variant};
+use vm_tests::launcher::{Guest, Launcher, Network};
+use vm_tests::libvirt::{Domain, FORWARDED_PORT, Libvirt};
 use vm_tests::services::{self, DnsServer, HttpServer, NAME, Sink};
-use vm_tests::translator::{self, Cable, Capture, FORWARDED_PORT, Translator};
-use vm_tests::vm::{Image, Netdev, Options, Vm};
+use vm_tests::translator;
+use vm_tests::vm::Image;
 
 /// For what answers at once, in an emulated guest on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 const STREAM_LIMIT: Duration = Duration::from_secs(120);
 
+/// What libvirt was given.
+const XML: &str = "domain.xml";
+
 /// A few seconds' worth.
 const STREAM_BYTES: u64 = 256 << 20;
+
+/// For a sidecar's start.
+const READY_LIMIT: Duration = Duration::from_secs(10);
+
+const BINDING: &str = "sluice";
+const CONTAINER: &str = "hook-sidecar-0";
 
 const HTTP_PORT: u16 = 80;
 const SINK_PORT: u16 = 9000;
@@ -40,11 +52,7 @@ fn run() -> Result<()> {
     // The lab's directory goes with the lab; what a person may want to look at stays.
     let kept = keep(&lab)?;
     outcome.with_context(|| format!("the logs are in {}", kept.display()))?;
-    println!(
-        "\nframes, as the guest's side saw them (but for the streams)  {}",
-        kept.join("guest.pcap").display()
-    );
-    println!("logs of the translator and the guest's console              {}", kept.display());
+    println!("\ndomain.xml, logs of the sidecar and the guest's console  {}", kept.display());
     Ok(())
 }
 
@@ -61,13 +69,27 @@ fn show(lab: &Lab, program: &Path) -> Result<()> {
     eprintln!("demo: a pod's network with {POD_V4}, and a world with servers behind its gateway");
     let _dns = DnsServer::start(lab.world())?;
     let _http = HttpServer::start(lab.world(), HTTP_PORT)?;
-    eprintln!("demo: starting {} --vhost-user in the pod", program.display());
-    let capturing = Translator::start(lab, program, Cable::VhostUser, Capture::Frames)?;
-    eprintln!("demo: booting a VM (emulated; a few seconds)");
-    let start = Instant::now();
-    let options = Options::new(Netdev::of(Cable::VhostUser, capturing.socket()));
-    let mut vm = Vm::boot(lab.pod(), lab.directory(), &Image::build()?, &options)?;
+    eprintln!("demo: starting sluice-sidecar in the pod, with {}", program.display());
+    let hooks = Hooks::new(lab)?;
+    let options = Options { translator: Some(program), ..Options::new(CONTAINER, BINDING) };
+    let mut sidecar = Sidecar::start(lab, &hooks, &options)?;
+    let launcher =
+        Launcher::find(hooks.folder(), 1, READY_LIMIT).with_context(|| sidecar.log().trim().to_owned())?;
+    let libvirt = Libvirt::start_as_compute(lab, &hooks, &Image::build()?)?;
+    let spec = Guest {
+        memory_mib: 1024, // holds the streams
+        cpus: 2,
+        networks: vec![Network { tcp_ports: vec![FORWARDED_PORT], ..Network::of_the_pod(BINDING) }],
+        ..Guest::new(BINDING)
+    };
     println!();
+    let start = Instant::now();
+    let domain = launcher.define(&libvirt, &spec)?;
+    fs::write(lab.directory().join(XML), domain).context("keep the domain's XML")?;
+    row("hook calls", &format!("three, and two definitions, in {:.1} s", start.elapsed().as_secs_f32()));
+    eprintln!("demo: booting the VM (emulated; a few seconds)");
+    let start = Instant::now();
+    let mut vm = Domain::start(&libvirt, &spec.domain_name())?;
     row("boot", &format!("{:.1} s", start.elapsed().as_secs_f32()));
     let mut failed = network(&mut vm);
     let page = vm
@@ -78,8 +100,7 @@ fn show(lab: &Lab, program: &Path) -> Result<()> {
         .and_then(|_| services::get(lab.world(), SocketAddr::new(POD_V4.into(), FORWARDED_PORT), "/"));
     failed += outcome("HTTP in", page);
 
-    drop(capturing);
-    let _streaming = Translator::start(lab, program, Cable::VhostUser, Capture::Nothing)?;
+    sidecar.kill_translators()?;
     let start = Instant::now();
     let again = vm.succeed_within(&format!("timeout 2 wget -q -O - http://{SERVER_V4}/"), SOON);
     failed += outcome(
@@ -90,16 +111,22 @@ fn show(lab: &Lab, program: &Path) -> Result<()> {
     failed += outcome("stream in", stream_in(&mut vm));
     failed += outcome("stream out", stream_out(lab, &mut vm));
     row("", "every byte compared; the rates are those of an emulated CPU, not of a VM under KVM");
+    vm.destroy()?;
+    let end = launcher.shutdown().and_then(|()| sidecar.wait(SOON));
+    failed += outcome("shut down", end.map(|status| format!("the sidecar ended with {status}")));
     ensure!(failed == 0, "{failed} of these failed");
     Ok(())
 }
 
 /// What the guest says of its network; how many of the rows are failures.
-fn network(vm: &mut Vm) -> usize {
+fn network(vm: &mut Domain<'_, '_>) -> usize {
     let rows = [
-        ("lease", "dhcp >/dev/null 2>&1; . /run/lease; echo $ip/$mask, DNS $dns, MTU $mtu".to_owned()),
+        (
+            "lease",
+            format!("dhcp >/dev/null 2>&1; {}; echo $ip/$mask, DNS $dns, MTU $mtu", variables("/run/lease")),
+        ),
         ("routes", "ip route".to_owned()),
-        ("lease, IPv6", "dhcp6 >/dev/null 2>&1; . /run/lease6; echo $ip, DNS $dns".to_owned()),
+        ("lease, IPv6", format!("dhcp6 >/dev/null 2>&1; {}; echo $ip, DNS $dns", variables("/run/lease6"))),
         (
             "route, IPv6",
             "for try in $(seq 50); do ip -6 route | grep '^default via' && exit; usleep 100000; done; exit 1"
@@ -115,6 +142,11 @@ fn network(vm: &mut Vm) -> usize {
         .sum()
 }
 
+/// A shell command that sets what a lease says; search domains are words, which a shell would take for commands.
+fn variables(lease: &str) -> String {
+    format!("grep -v ^search= {lease} >/tmp/variables; . /tmp/variables")
+}
+
 /// Of what ping prints, the last line says it all; the rest is short already.
 fn summary(text: &str) -> String {
     match text.lines().last() {
@@ -123,13 +155,13 @@ fn summary(text: &str) -> String {
     }
 }
 
-fn stream_in(vm: &mut Vm) -> Result<String> {
+fn stream_in(vm: &mut Domain<'_, '_>) -> Result<String> {
     let start = Instant::now();
     vm.succeed(&format!("wget -q -O /tmp/stream http://{SERVER_V4}/stream/{STREAM_BYTES}"), STREAM_LIMIT)?;
     Ok(rate(STREAM_BYTES, start.elapsed()))
 }
 
-fn stream_out(lab: &Lab, vm: &mut Vm) -> Result<String> {
+fn stream_out(lab: &Lab, vm: &mut Domain<'_, '_>) -> Result<String> {
     let sink = Sink::start(lab.world(), SINK_PORT)?;
     vm.succeed(&format!("nc {SERVER_V4} {SINK_PORT} -e cat /tmp/stream"), STREAM_LIMIT)?;
     let received = sink.finish()?;
@@ -171,13 +203,8 @@ fn keep(lab: &Lab) -> Result<PathBuf> {
     let program = std::env::current_exe().context("path of the running program")?;
     let kept = program.ancestors().nth(2).context("not in a target folder")?.join("demo");
     fs::create_dir_all(&kept)?;
-    for name in
-        ["console.log", "qemu.log", "translator.log", "translator/guest.pcap", "translator/translator.log"]
-    {
-        let to = match name {
-            "translator.log" => kept.join("translator-output.log"),
-            name => kept.join(Path::new(name).file_name().unwrap_or_default()),
-        };
+    for name in [XML, "hook-sidecar-0.log", "libvirtd.log", "libvirt/console.log"] {
+        let to = kept.join(Path::new(name).file_name().unwrap_or_default());
         let _ = fs::copy(lab.directory().join(name), to); // a run that failed early lacks some
     }
     Ok(kept)

@@ -2,10 +2,9 @@
 //! on a file system that cannot be written but for the folder of its sockets. It must never be asked through anything
 //! but what KubeVirt has, or a person who looks from outside.
 
-use std::ffi::OsStr;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,6 +12,7 @@ use rustix::process::{Pid, Signal};
 
 use super::{Hooks, MOUNT_POINT, POD_USER, identity};
 use crate::lab::{Child, Lab, MemoryGroup, SERVER_V4};
+use crate::translator;
 
 /// Of its translators, as the kernel shortens it.
 const TRANSLATOR: &str = "passt-rs";
@@ -22,6 +22,8 @@ const PROGRAMS: [&str; 2] = ["sluice-sidecar", TRANSLATOR];
 
 /// What a plugin's container mounts besides.
 const PLUGIN_FOLDER: &str = "var/run/kubevirt-plugin/sluice";
+
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How one container is set up.
 #[derive(Debug)]
@@ -34,8 +36,8 @@ pub struct Options<'lab> {
     pub memory: Option<&'lab MemoryGroup>,
     /// What kubelet writes of the pod's DNS.
     pub resolv_conf: String,
-    /// Words of our own for the program; KubeVirt gives none.
-    pub arguments: &'lab [&'lab str],
+    /// Stands in for passt-rs.
+    pub translator: Option<&'lab Path>,
 }
 
 impl<'lab> Options<'lab> {
@@ -48,7 +50,7 @@ impl<'lab> Options<'lab> {
                 "search demo.svc.cluster.local svc.cluster.local cluster.local\nnameserver {SERVER_V4}\n\
                  options ndots:5\n"
             ),
-            arguments: &[],
+            translator: None,
         }
     }
 }
@@ -61,6 +63,7 @@ pub struct Sidecar<'lab> {
     /// Its part of the volume, by its path outside.
     folder: PathBuf,
     root: PathBuf,
+    environment: [(&'static str, String); 5],
 }
 
 impl<'lab> Sidecar<'lab> {
@@ -76,27 +79,29 @@ impl<'lab> Sidecar<'lab> {
         let text = |path: &Path| path.to_str().map(str::to_owned).context("a path that is text");
         command.args(["--mount", "--propagation", "private", "sh", "-ec", &script(), "sh"]);
         command.arg(text(&root)?).arg(text(&folder)?);
-        for program in PROGRAMS {
-            command.arg(text(&crate::lab::binary(program)?)?);
-        }
+        command.arg(text(&crate::lab::binary("sluice-sidecar")?)?);
+        match options.translator {
+            Some(program) => command.arg(text(program)?),
+            None => command.arg(text(&translator::program()?)?),
+        };
         // Who is root of the machine can become anybody.
-        let can_change = std::fs::metadata(&folder)
-            .is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == POD_USER);
+        let can_change = std::fs::metadata(&folder).is_ok_and(|data| data.uid() == POD_USER);
         command.args(identity(POD_USER, can_change));
         if can_change {
             command.args(["--pdeathsig", "KILL"]); // a change of user forgets it
         }
-        command.arg("/sluice-sidecar").args(options.arguments);
-        command
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("CONTAINER_NAME", options.name)
-            .env("NETWORK_BINDING_PLUGIN_NAME", options.binding)
-            .env("XDG_CACHE_HOME", "/var/run/kubevirt-private")
-            .env("XDG_CONFIG_HOME", "/var/run/kubevirt-private")
-            .env("XDG_RUNTIME_DIR", "/var/run");
+        // What KubeVirt sets.
+        let environment = [
+            ("CONTAINER_NAME", options.name),
+            ("NETWORK_BINDING_PLUGIN_NAME", options.binding),
+            ("XDG_CACHE_HOME", "/var/run/kubevirt-private"),
+            ("XDG_CONFIG_HOME", "/var/run/kubevirt-private"),
+            ("XDG_RUNTIME_DIR", "/var/run"),
+        ]
+        .map(|(name, value)| (name, value.to_owned()));
+        command.arg("/sluice-sidecar").env_clear().env("PATH", PATH).envs(environment.iter().cloned());
         let child = lab.spawn(options.name, command)?;
-        Ok(Self { lab, child, folder, root })
+        Ok(Self { lab, child, folder, root, environment })
     }
 
     pub fn pid(&self) -> u32 {
@@ -175,30 +180,38 @@ impl<'lab> Sidecar<'lab> {
         Ok(())
     }
 
-    /// What its program says when it is started once more in the same container, say `status`.
-    pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> anyhow::Result<Output> {
+    /// Memory of the sidecar itself, without its translators': what is resident, of its program's file too.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(kibibytes.with_context(|| format!("no VmRSS in {path}"))? * 1024)
+    }
+
+    /// What it tells a person who runs `sluice-sidecar status --json` in its container.
+    pub fn status(&self) -> anyhow::Result<serde_json::Value> {
         let mut command = Command::new("nsenter");
-        let environment =
-            std::fs::read(format!("/proc/{}/environ", self.pid())).context("its environment")?;
-        command.args(["--target", &self.pid().to_string(), "--mount", "--net", "--root", "--wd=/"]);
-        command.args(identity(POD_USER, true)).arg("/sluice-sidecar").args(arguments).env_clear();
-        for variable in String::from_utf8_lossy(&environment).split('\0') {
-            if let Some((key, value)) = variable.split_once('=') {
-                command.env(key, value);
-            }
-        }
-        command.stdin(Stdio::null()).output().context("run the sidecar's program in its container")
+        let pid = self.pid().to_string();
+        // Of this machine's programs only nsenter runs; the rest is the container's.
+        command.args(["--target", &pid, "--mount", "--net", "--wd=/", "/sluice-sidecar", "status", "--json"]);
+        command.env_clear().env("PATH", PATH).envs(self.environment.iter().cloned());
+        let output = command.stdin(Stdio::null()).output().context("run the sidecar's program once more")?;
+        let (said, complaint) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        anyhow::ensure!(output.status.success(), "status: {}: {}", output.status, complaint.trim());
+        serde_json::from_str(&said).with_context(|| format!("not JSON: {said}"))
     }
 }
 
 /// What the image and Kubernetes have there, as far as it is files and not mounts.
 fn lay_out(root: &Path, resolv_conf: &str) -> anyhow::Result<()> {
-    for folder in ["etc", "proc", "dev", "usr", &MOUNT_POINT[1..], PLUGIN_FOLDER] {
+    for folder in ["etc", "proc", "sys", "dev", "usr", &MOUNT_POINT[1..], PLUGIN_FOLDER] {
         let folder = root.join(folder);
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     }
     // Only in a plugin's container it is a volume; it is one here all the same.
-    let _ = std::os::unix::fs::chown(root.join(PLUGIN_FOLDER), Some(POD_USER), Some(POD_USER));
+    let _ = chown(root.join(PLUGIN_FOLDER), Some(POD_USER), Some(POD_USER));
     for program in PROGRAMS {
         std::fs::write(root.join(program), "").with_context(|| format!("a place for {program}"))?;
     }
@@ -212,11 +225,12 @@ fn script() -> String {
         "root=$1 hooks=$2
          mount --bind \"$root\" \"$root\"
          mount --rbind /proc \"$root/proc\"
+         mount --rbind /sys \"$root/sys\"
          mount --rbind /dev \"$root/dev\"
          mount --bind -o ro /usr \"$root/usr\"
          for folder in lib lib64 bin sbin; do
              if [ -L /$folder ]; then
-                 ln -s \"$(readlink /$folder)\" \"$root/$folder\"
+                 ln -sfn \"$(readlink /$folder)\" \"$root/$folder\"
              elif [ -d /$folder ]; then
                  mkdir \"$root/$folder\"
                  mount --bind -o ro /$folder \"$root/$folder\"
@@ -228,7 +242,11 @@ fn script() -> String {
          mount --bind -o ro \"$4\" \"$root/{translator}\"
          mount -o remount,bind,ro \"$root\"
          shift 4
-         exec chroot \"$root\" \"$@\"",
+         cd \"$root\"
+         pivot_root . .
+         umount --lazy .
+         cd /
+         exec \"$@\"",
         sidecar = PROGRAMS[0],
         translator = PROGRAMS[1],
     )

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal};
 
-use super::wait_for;
+use super::{Lab, sweep, wait_for};
 
 /// A killed process is charged until the kernel has taken its pages back.
 const EMPTY_LIMIT: Duration = Duration::from_secs(10);
@@ -33,10 +33,15 @@ pub struct MemoryGroup {
 }
 
 impl MemoryGroup {
-    /// Makes a group named `name`, unique on the machine, with `limit` bytes: as near to the group of the tests as the
-    /// kernel allows, so that what limits them limits it too.
-    pub fn new(name: &str, limit: u64) -> anyhow::Result<Self> {
+    /// Makes a group for `lab` with `limit` bytes, and removes those of labs whose process is gone.
+    ///
+    /// It is as near to the group of the tests as the kernel allows, so that what limits them limits it too.
+    pub fn new(lab: &Lab, limit: u64) -> anyhow::Result<Self> {
         let (parent, version) = parent()?;
+        for stale in sweep::names_in(&parent).filter(|name| sweep::is_stale(name)) {
+            drop(Self { folder: parent.join(stale), version });
+        }
+        let name = lab.pod().name();
         let folder = parent.join(name);
         std::fs::create_dir(&folder).with_context(|| format!("create {}", folder.display()))?;
         let group = Self { folder, version };

@@ -50,7 +50,7 @@ pub(super) fn stale_labs() {
     }
 }
 
-fn names_in(directory: &Path) -> impl Iterator<Item = String> + use<> {
+pub(super) fn names_in(directory: &Path) -> impl Iterator<Item = String> + use<> {
     std::fs::read_dir(directory)
         .into_iter()
         .flatten()
@@ -58,7 +58,7 @@ fn names_in(directory: &Path) -> impl Iterator<Item = String> + use<> {
         .filter_map(|entry| entry.file_name().into_string().ok())
 }
 
-fn is_stale(name: &str) -> bool {
+pub(super) fn is_stale(name: &str) -> bool {
     owner(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
 }
 

@@ -11,12 +11,13 @@ use crate::libvirt::Libvirt;
 const NAMESPACE: &str = "demo";
 const UID: &str = "0f1c2e53-9d35-4f6a-8a0e-6b1f7f0c9f11";
 
-/// How the VMI's object says it.
+/// One VM.
 #[derive(Debug, Clone)]
 pub struct Guest {
     /// Of the VMI.
     pub name: String,
     pub memory_mib: u32,
+    pub cpus: u8,
     /// As for a VM with CPUs of its own, whose sidecar has a memory limit.
     pub dedicated_cpus: bool,
     /// More words for the guest's kernel.
@@ -84,6 +85,7 @@ impl Guest {
         Self {
             name: "guest".to_owned(),
             memory_mib: 512,
+            cpus: 1,
             dedicated_cpus: false,
             kernel_arguments: "",
             networks: vec![Network::of_the_pod(binding)],
@@ -107,7 +109,7 @@ impl Guest {
                 "infoSource": "multus-status",
             })
         });
-        let mut cpu = json!({ "cores": 1, "sockets": 1, "threads": 1 });
+        let mut cpu = json!({ "cores": self.cpus, "sockets": 1, "threads": 1 });
         if let (true, Some(fields)) = (self.dedicated_cpus, cpu.as_object_mut()) {
             fields.insert("dedicatedCpuPlacement".to_owned(), true.into());
         }
@@ -171,12 +173,13 @@ impl Guest {
 <features><acpi/><vmport state='off'/></features>
 <cpu mode='maximum'>
     <feature name='erms' policy='disable'/><feature name='fsrm' policy='disable'/>
-    <topology sockets='1' cores='1' threads='1'/>
+    <topology sockets='1' cores='{cpus}' threads='1'/>
 </cpu>
-<vcpu placement='static'>1</vcpu>
+<vcpu placement='static'>{cpus}</vcpu>
 </domain>",
             name = self.domain_name(),
             memory = u64::from(self.memory_mib) << 20,
+            cpus = self.cpus,
             kernel = files.kernel.display(),
             initramfs = files.initramfs.display(),
             arguments = crate::vm::KERNEL_ARGUMENTS,

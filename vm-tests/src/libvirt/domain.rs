@@ -47,8 +47,8 @@ impl<'libvirt, 'lab> Domain<'libvirt, 'lab> {
         Self::boot(libvirt, NAME)
     }
 
-    /// Starts a guest that is defined already, with its files where [`Libvirt::files_of_guests`] says.
-    pub(crate) fn start(libvirt: &'libvirt Libvirt<'lab>, name: &str) -> anyhow::Result<Self> {
+    /// Starts a guest that is defined already (`launcher`), and waits until it takes commands.
+    pub fn start(libvirt: &'libvirt Libvirt<'lab>, name: &str) -> anyhow::Result<Self> {
         libvirt.virsh(["start", "--paused", name])?;
         Self::boot(libvirt, name)
     }
