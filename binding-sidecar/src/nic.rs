@@ -60,6 +60,16 @@ pub enum Model {
     Rtl8139,
 }
 
+impl Model {
+    /// Others have no vhost-user in QEMU, and libvirt says so when the domain is defined.
+    pub fn is_virtio(self) -> bool {
+        match self {
+            Self::VirtioNonTransitional | Self::VirtioTransitional | Self::Virtio => true,
+            Self::E1000 | Self::E1000e | Self::Igb | Self::Ne2kPci | Self::Pcnet | Self::Rtl8139 => false,
+        }
+    }
+}
+
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -116,9 +126,9 @@ pub enum Sharing {
 /// What is forwarded to the guest, of one protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ports {
-    /// All but these.
+    /// All but these, which are in order.
     AllBut(Vec<u16>),
-    /// These; none of them twice.
+    /// These, in order; none of them twice.
     Only(Vec<u16>),
 }
 

@@ -71,7 +71,13 @@ mod mtu {
     use std::io;
     use std::os::fd::OwnedFd;
 
-    use rustix::ioctl::{Updater, ioctl};
+    use rustix::ioctl::{Opcode, Updater, ioctl};
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a number of 16 bits, in a wider type with some C libraries"
+    )]
+    const GET_MTU: Opcode = libc::SIOCGIFMTU as Opcode;
 
     /// Of the interface `name`, in bytes.
     pub(super) fn of(socket: &OwnedFd, name: &str) -> io::Result<u32> {
@@ -87,7 +93,7 @@ mod mtu {
         }
         #[expect(unsafe_code, reason = "an ioctl")]
         // SAFETY: SIOCGIFMTU reads and writes one ifreq (netdevice(7)).
-        let update = unsafe { Updater::<{ libc::SIOCGIFMTU as u32 }, libc::ifreq>::new(&mut request) };
+        let update = unsafe { Updater::<GET_MTU, libc::ifreq>::new(&mut request) };
         #[expect(unsafe_code, reason = "an ioctl")]
         // SAFETY: see above; the socket is open.
         unsafe { ioctl(socket, update) }?;

@@ -170,6 +170,13 @@ impl Sidecar {
             );
         }
         for nic in &plan.nics {
+            if !nic.model.is_virtio() {
+                warn!(
+                    interface = nic.name,
+                    "model {} has no vhost-user in QEMU: libvirt will refuse this domain; use a virtio model",
+                    nic.model
+                );
+            }
             info!(
                 vmi = %plan.identity,
                 interface = nic.name,

@@ -101,7 +101,7 @@ fn element<'n>(nic: &'n Nic, socket: &'n str, kept: Option<Address<'n>>) -> New<
         .child(New::element("mac").with("address", nic.mac.to_string()))
         .child(source.child(reconnect))
         .child(New::element("model").with("type", nic.model.to_string()));
-    if let Some(queues) = nic.queues.filter(|_| has_queues(nic.model)) {
+    if let Some(queues) = nic.queues.filter(|_| nic.model.is_virtio()) {
         let driver = New::element("driver").with("name", "vhost").with("queues", queues.to_string());
         interface = interface.child(driver);
     }
@@ -134,14 +134,6 @@ fn element<'n>(nic: &'n Nic, socket: &'n str, kept: Option<Address<'n>>) -> New<
         }
         (None, Some(Address::Nested(text))) => interface.kept(text),
         (None, None) => interface,
-    }
-}
-
-/// Emulated hardware has as many queues as it has.
-fn has_queues(model: Model) -> bool {
-    match model {
-        Model::VirtioNonTransitional | Model::VirtioTransitional | Model::Virtio => true,
-        Model::E1000 | Model::E1000e | Model::Igb | Model::Ne2kPci | Model::Pcnet | Model::Rtl8139 => false,
     }
 }
 

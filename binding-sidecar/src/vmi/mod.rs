@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::nic::{Nic, Sharing};
+use crate::nic::{Nic, Ports, Sharing};
 use annotations::Annotations;
 use fault::{Faults, Quoted};
 use interface::Reader;
@@ -115,6 +115,9 @@ fn read(
         found.extend(reader.nic(position, interface, faults));
     }
     unique_uplinks(&found, faults);
+    if let Some(address) = annotations.metrics_address {
+        found.iter_mut().for_each(|(nic, _)| keep_for_us(address.port(), nic, faults));
+    }
     let alone = found.len() == 1;
     let share = |(mut nic, role): (Nic, Role)| {
         nic.uplink.sharing = match role {
@@ -126,6 +129,22 @@ fn read(
         nic
     };
     (found.into_iter().map(share).collect(), annotations.metrics_address)
+}
+
+/// A translator that listens on every port would take the one that metrics are wanted on.
+fn keep_for_us(port: u16, nic: &mut Nic, faults: &mut Faults) {
+    match &mut nic.tcp {
+        Ports::AllBut(excluded) => {
+            if let Err(place) = excluded.binary_search(&port) {
+                excluded.insert(place, port);
+            }
+        }
+        Ports::Only(listed) if listed.contains(&port) => faults.add(
+            "metadata.annotations \"sluice.dev/metrics-address\"",
+            format_args!("interface {:?} forwards port {port} to the guest, expected another", nic.name),
+        ),
+        Ports::Only(_) => {}
+    }
 }
 
 /// libvirt's aliases and our sockets are named after interfaces.

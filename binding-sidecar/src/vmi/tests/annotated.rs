@@ -89,6 +89,20 @@ fn metrics_are_of_the_vmi() {
 }
 
 #[test]
+fn port_of_metrics_is_not_forwarded() {
+    let mut vmi = annotated(&[("sluice.dev/metrics-address", "0.0.0.0:9187")]);
+    for nic in nics(&vmi) {
+        assert_eq!((nic.tcp, nic.udp), (Ports::AllBut(vec![9187]), Ports::AllBut(vec![])));
+    }
+    vmi["spec"]["domain"]["devices"]["interfaces"][0]["ports"] = json!([{"port": 80}, {"port": 9187}]);
+    assert_eq!(
+        read(&vmi).unwrap_err().to_string(),
+        "VirtualMachineInstance demo/vm: metadata.annotations \"sluice.dev/metrics-address\": interface \"default\" \
+         forwards port 9187 to the guest, expected another"
+    );
+}
+
+#[test]
 fn an_absent_interface_may_be_annotated() {
     let mut vmi = annotated(&[("sluice.dev/mtu.red", "1500")]);
     vmi["spec"]["domain"]["devices"]["interfaces"][1]["state"] = "absent".into();
