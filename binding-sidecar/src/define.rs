@@ -31,7 +31,7 @@ pub struct Defined {
 /// Why a domain is not touched.
 #[derive(Debug, Error)]
 pub enum DefineError {
-    #[error("the domain XML is not UTF-8: {0}")]
+    #[error("the domain XML is not UTF-8")]
     Text(#[from] std::str::Utf8Error),
     #[error(transparent)]
     Vmi(#[from] vmi::Refusal),

@@ -77,7 +77,6 @@ pub enum Fault {
 #[error("{at}: {fault}")]
 pub struct NotWellFormed {
     pub at: Place,
-    #[source]
     pub fault: Fault,
 }
 
@@ -160,7 +159,9 @@ impl<'a> Document<'a> {
     }
 
     pub(super) fn is(&self, element: &Element, name: &str) -> bool {
-        self.name(element) == name && self.attribute(element, "xmlns").is_none()
+        // An empty one takes a namespace away.
+        self.name(element) == name
+            && self.value(element, "xmlns").is_none_or(|namespace| namespace.is_empty())
     }
 
     pub(super) fn attributes(&self, element: &Element) -> impl Iterator<Item = Attribute<'a>> + use<'a> {

@@ -44,17 +44,18 @@ enum Key {
 }
 
 impl Annotations {
-    /// `ours`: names of the interfaces that are served by us.
+    /// `bound`: names of the VMI's interfaces that have a binding. That may be ours under another name, whose interfaces
+    /// another sidecar reads.
     pub(super) fn read(
         annotations: &BTreeMap<String, String>,
-        ours: &HashSet<&str>,
+        bound: &HashSet<&str>,
         faults: &mut Faults,
     ) -> Self {
         let mut found = Self::default();
-        let ours = Ours { shown: shown(ours), names: ours };
+        let bound = Bound { shown: shown(bound), names: bound };
         for (annotation, value) in annotations {
             if let Some(rest) = annotation.strip_prefix(ANNOTATIONS)
-                && let Err(problem) = found.read_one(rest, value, &ours)
+                && let Err(problem) = found.read_one(rest, value, &bound)
             {
                 faults.add(format_args!("metadata.annotations {}", Quoted(annotation)), problem);
             }
@@ -62,7 +63,7 @@ impl Annotations {
         found
     }
 
-    fn read_one(&mut self, rest: &str, value: &str, ours: &Ours<'_>) -> Result<(), String> {
+    fn read_one(&mut self, rest: &str, value: &str, bound: &Bound<'_>) -> Result<(), String> {
         let (key, interface) = match rest.split_once('.') {
             None => (rest, None),
             Some((key, interface)) => (key, Some(interface)),
@@ -75,10 +76,10 @@ impl Annotations {
             (Some(_), Key::MetricsAddress) => {
                 return Err("is of the whole VMI, expected it without an interface's name".to_owned());
             }
-            (Some(interface), _) if !ours.names.contains(interface) => {
-                let Ours { shown, names: _ } = ours;
+            (Some(interface), _) if !bound.names.contains(interface) => {
+                let Bound { shown, names: _ } = bound;
                 return Err(format!(
-                    "{} is no interface of this binding, which has {shown}",
+                    "{} is no interface with a binding, of which there are {shown}",
                     Quoted(interface)
                 ));
             }
@@ -193,7 +194,7 @@ impl Key {
 }
 
 /// Names of the interfaces that are served by us.
-struct Ours<'a> {
+struct Bound<'a> {
     names: &'a HashSet<&'a str>,
     /// Made once, and short, however many there are.
     shown: String,

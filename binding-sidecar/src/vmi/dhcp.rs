@@ -1,7 +1,7 @@
 //! `dhcpOptions` of an interface: what DHCPv4 carries besides. It must never let through what would not arrive.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::nic::DhcpOptions;
 
@@ -48,7 +48,12 @@ fn ntp_servers(texts: &[String], at: &mut AtInterface<'_>) -> Vec<Ipv4Addr> {
     }
     let mut servers = Vec::new();
     for (position, text) in texts.iter().enumerate() {
-        match text.parse::<Ipv4Addr>().ok().filter(|address| is_station((*address).into())) {
+        // Go takes ::ffff:10.0.0.1 for an IPv4 address.
+        let address = match text.parse().map(|address: IpAddr| address.to_canonical()) {
+            Ok(IpAddr::V4(address)) if is_station(address.into()) => Some(address),
+            Ok(_) | Err(_) => None,
+        };
+        match address {
             Some(server) => servers.push(server),
             None => at.add(
                 format_args!("dhcpOptions.ntpServers[{position}]"),
@@ -73,8 +78,10 @@ fn private(interface: &Interface, at: &mut AtInterface<'_>) -> Vec<(u8, String)>
             Some(_) => {}
         }
         let len = asked.value.len();
-        if !(1..=OPTION_LEN_MAX).contains(&len) {
-            at.add(field("value"), format_args!("{len} bytes, expected 1 to {OPTION_LEN_MAX}"));
+        if len == 0 {
+            // KubeVirt lets it pass; an option without a text tells nobody anything.
+        } else if len > OPTION_LEN_MAX {
+            at.add(field("value"), format_args!("{len} bytes, expected {OPTION_LEN_MAX} at most"));
         } else if asked.value.contains('\0') {
             // Nor does a command line carry it.
             at.add(field("value"), format_args!("{}, expected text without zeros", Quoted(&asked.value)));

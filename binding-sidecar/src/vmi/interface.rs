@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
         let name = interface.name.as_str();
         let mut at = faults.at_interface(position, name);
         if !is_name(name) {
-            at.add("name", "expected 1 to 63 letters, digits, - and _");
+            at.add("name", format_args!("expected 1 to {NAME_BYTES_MAX} letters, digits, - and _"));
         }
         let mac = hardware::mac(interface, self.identity, &mut at);
         let model = hardware::model(interface, &self.vmi.spec, &mut at);
@@ -74,7 +74,7 @@ impl<'a> Reader<'a> {
             boot_order,
             link,
             mtu: self.mtu(name, &uplink),
-            queues: self.queues.filter(|_| is_virtio(model)),
+            queues: self.queues.filter(|_| model.is_virtio()),
             uplink: Uplink { interface: uplink, sharing: Sharing::Alone },
             tcp,
             udp,
@@ -95,15 +95,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What KubeVirt allows interfaces, and the length it allows the networks they are named after.
+/// What KubeVirt allows interfaces; it has no limit for their length, and annotations and logs want one.
 fn is_name(name: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    (1..=63).contains(&name.len()) && name.bytes().all(inner)
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(inner)
 }
 
-fn is_virtio(model: Model) -> bool {
-    match model {
-        Model::VirtioNonTransitional | Model::VirtioTransitional | Model::Virtio => true,
-        Model::E1000 | Model::E1000e | Model::Igb | Model::Ne2kPci | Model::Pcnet | Model::Rtl8139 => false,
-    }
-}
+/// As long as names of Kubernetes' objects.
+const NAME_BYTES_MAX: usize = 253;

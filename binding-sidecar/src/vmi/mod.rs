@@ -103,7 +103,12 @@ fn read(
     let ours: Vec<(usize, &Interface)> =
         interfaces.iter().enumerate().filter(|(_, interface)| asks_us(interface)).collect();
     let names: HashSet<&str> = ours.iter().map(|(_, interface)| interface.name.as_str()).collect();
-    let annotations = Annotations::read(&vmi.metadata.annotations, &names, faults);
+    let bound: HashSet<&str> = interfaces
+        .iter()
+        .filter(|interface| interface.binding.is_some())
+        .map(|interface| interface.name.as_str())
+        .collect();
+    let annotations = Annotations::read(&vmi.metadata.annotations, &bound, faults);
     if ours.is_empty() {
         return (Vec::new(), annotations.metrics_address);
     }
@@ -118,7 +123,11 @@ fn read(
     if let Some(address) = annotations.metrics_address {
         found.iter_mut().for_each(|(nic, _)| keep_for_us(address.port(), nic, faults));
     }
-    let alone = found.len() == 1;
+    // Another binding's sidecar, ours under a second name too, listens in this pod as well.
+    let has_company = interfaces
+        .iter()
+        .any(|interface| interface.binding.is_some() && !asks_us(interface) && interface.state != ABSENT);
+    let alone = found.len() == 1 && !has_company;
     let share = |(mut nic, role): (Nic, Role)| {
         nic.uplink.sharing = match role {
             Role::Primary if alone => Sharing::Alone,

@@ -92,9 +92,14 @@ impl<'a> Networks<'a> {
             Some(Kind::Secondary(ordinal)) => (Role::Secondary, Some(*ordinal)),
         };
         let candidates = match (self.told.get(name), ordinal) {
-            (Some(told), _) => vec![(*told).to_owned()],
+            (Some(told), None) => vec![(*told).to_owned()],
             (None, None) => vec![PRIMARY_LINK.to_owned()],
-            (None, Some(ordinal)) => vec![hashed(name), format!("net{ordinal}")],
+            // On a migration's target the status may still tell of the source, whose names may be of the other kind.
+            (told, Some(ordinal)) => told
+                .map(|told| (*told).to_owned())
+                .into_iter()
+                .chain([hashed(name), format!("net{ordinal}")])
+                .collect(),
         };
         match candidates.iter().find(|link| self.place.links.contains_key(*link)) {
             Some(link) => Ok((link.clone(), role)),

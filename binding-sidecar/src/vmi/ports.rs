@@ -12,9 +12,9 @@ use super::spec::{Interface, Metadata};
 /// None listed: all of both. One listed: only those, and a protocol without any forwards nothing. With Istio's proxy in the
 /// pod, the ports that are the proxy's stay with it, listed or not.
 pub(super) fn read(interface: &Interface, istio: bool, at: &mut AtInterface<'_>) -> (Ports, Ports) {
-    let taken: &[u16] = if istio { &ISTIO } else { &[] };
+    let (taken, taken_udp): (&[u16], &[u16]) = if istio { (&ISTIO, &ISTIO_UDP) } else { (&[], &[]) };
     if interface.ports.is_empty() {
-        return (Ports::AllBut(taken.to_vec()), Ports::AllBut(Vec::new()));
+        return (Ports::AllBut(taken.to_vec()), Ports::AllBut(taken_udp.to_vec()));
     }
     let (mut tcp, mut udp) = (BTreeSet::new(), BTreeSet::new());
     for (position, listed) in interface.ports.iter().enumerate() {
@@ -37,6 +37,7 @@ pub(super) fn read(interface: &Interface, istio: bool, at: &mut AtInterface<'_>)
         }
     }
     tcp.retain(|port| !taken.contains(port));
+    udp.retain(|port| !taken_udp.contains(port));
     (Ports::Only(tcp.into_iter().collect()), Ports::Only(udp.into_iter().collect()))
 }
 
@@ -50,3 +51,5 @@ pub(super) fn istio(metadata: &Metadata) -> bool {
 
 /// What Istio's proxy listens on (istio.io, "Application Requirements", ports used by Istio).
 const ISTIO: [u16; 10] = [15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090];
+/// Of them, the one that its DNS proxy also has in UDP.
+const ISTIO_UDP: [u16; 1] = [15053];

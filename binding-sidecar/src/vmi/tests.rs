@@ -225,7 +225,7 @@ fn uplinks_and_who_shares_the_pod() {
     let usual: &[&str] = &["eth0", RED, BLUE];
     type Row<'a> =
         (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str], &'a [(&'a str, Sharing)]);
-    let table: [Row<'_>; 7] = [
+    let table: [Row<'_>; 8] = [
         ("primary alone", &["default"], &[], usual, &[("eth0", Alone)]),
         (
             "primary UDN",
@@ -256,6 +256,13 @@ fn uplinks_and_who_shares_the_pod() {
             &["eth0", "net7", RED],
             &[("eth0", Primary), ("net7", Secondary)],
         ),
+        (
+            "told of the pod it comes from",
+            &["default", "red"],
+            &[("red", "net7")],
+            &["eth0", RED],
+            &[("eth0", Primary), (RED, Secondary)],
+        ),
         ("told nothing", &["default"], &[("default", "")], usual, &[("eth0", Alone)]),
     ];
     for (case, names, told, links, wanted) in table {
@@ -267,6 +274,16 @@ fn uplinks_and_who_shares_the_pod() {
             nics.iter().map(|nic| (nic.uplink.interface.as_str(), nic.uplink.sharing)).collect();
         assert_eq!(found, wanted, "{case}");
     }
+}
+
+#[test]
+fn a_binding_beside_us_has_us_listen_on_our_own_network_only() {
+    let mut vmi = with_networks(&["default", "red"]);
+    vmi["spec"]["domain"]["devices"]["interfaces"][1]["binding"]["name"] = "sluice-two".into();
+    merge(&mut vmi, json!({"metadata": {"annotations": {"sluice.dev/mtu.red": "1400"}}}));
+    assert_eq!(nic(&vmi).uplink.sharing, Sharing::Primary);
+    vmi["spec"]["domain"]["devices"]["interfaces"][1]["state"] = "absent".into();
+    assert_eq!(nic(&vmi).uplink.sharing, Sharing::Alone);
 }
 
 #[test]
@@ -409,6 +426,7 @@ fn ports_are_forwarded_as_listed_and_istio_keeps_its_own() {
     let bare = |port: u16| json!({"port": port});
     let all = || Ports::AllBut(vec![]);
     let only = |ports: &[u16]| Ports::Only(ports.to_vec());
+    let istio_udp = || Ports::AllBut(vec![15053]);
     let istio = || Ports::AllBut(vec![15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090]);
     let table = [
         ("none", vec![], false, all(), all()),
@@ -417,7 +435,7 @@ fn ports_are_forwarded_as_listed_and_istio_keeps_its_own() {
         ("UDP only", vec![udp(65535), udp(1)], false, only(&[]), only(&[1, 65535])),
         ("twice", vec![tcp(80), bare(80), udp(80), tcp(80)], false, only(&[80]), only(&[80])),
         ("no protocol", vec![json!({"protocol": null, "port": 7})], false, only(&[7]), only(&[])),
-        ("Istio", vec![], true, istio(), all()),
+        ("Istio", vec![], true, istio(), istio_udp()),
         ("Istio, listed", vec![tcp(80), tcp(15008), udp(15008)], true, only(&[80]), only(&[15008])),
         ("Istio, nothing left", vec![tcp(15090)], true, only(&[]), only(&[])),
         ("not Istio's without it", vec![tcp(15090)], false, only(&[15090]), only(&[])),

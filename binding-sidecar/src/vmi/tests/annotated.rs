@@ -131,13 +131,17 @@ fn bad_ones_are_refused_by_name() {
         (
             "mtu.blue",
             "1500",
-            "\"blue\" is no interface of this binding, which has \"default\", \"red\"".to_owned(),
+            "\"blue\" is no interface with a binding, of which there are \"default\", \"red\"".to_owned(),
         ),
-        ("mtu.", "1500", "\"\" is no interface of this binding, which has \"default\", \"red\"".to_owned()),
+        (
+            "mtu.",
+            "1500",
+            "\"\" is no interface with a binding, of which there are \"default\", \"red\"".to_owned(),
+        ),
         (
             "mtu.red.x",
             "1",
-            "\"red.x\" is no interface of this binding, which has \"default\", \"red\"".to_owned(),
+            "\"red.x\" is no interface with a binding, of which there are \"default\", \"red\"".to_owned(),
         ),
         ("dns", "", with("", dns)),
         ("dns", "10.0.0.1,", with("10.0.0.1,", dns)),
@@ -196,7 +200,7 @@ fn a_vm_with_many_nics_shows_some() {
     let mut vmi = with_networks(&names.iter().map(String::as_str).collect::<Vec<_>>());
     merge(&mut vmi, json!({"metadata": {"annotations": {"sluice.dev/mtu.x": "1"}}}));
     let refusal = read(&vmi).unwrap_err();
-    let end = "which has \"n0\", \"n1\", \"n2\", \"n3\", \"n4\", \"n5\", \"n6\", \"n7\", more";
+    let end = "of which there are \"n0\", \"n1\", \"n2\", \"n3\", \"n4\", \"n5\", \"n6\", \"n7\", more";
     assert!(refusal.faults[0].problem.ends_with(end), "{refusal}");
 }
 
@@ -205,5 +209,8 @@ fn without_our_nics_annotations_still_have_to_be_right() {
     let mut vmi = annotated(&[("sluice.dev/mtu.red", "1500")]);
     vmi["spec"]["domain"]["devices"]["interfaces"] = Value::Null;
     let refusal = read(&vmi).unwrap_err();
-    assert_eq!(refusal.faults[0].problem, "\"red\" is no interface of this binding, which has none here");
+    assert_eq!(
+        refusal.faults[0].problem,
+        "\"red\" is no interface with a binding, of which there are none here"
+    );
 }
