@@ -10,6 +10,7 @@ use crate::classify::{self, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::{Endpoint, Key, Protocol};
 use crate::guest::{Guest, Place};
+use crate::host::buffers;
 use crate::host::tcp as host_tcp;
 use crate::host::tcp::Connecting;
 use crate::transport::tcp::{Connection, Parameters};
@@ -134,6 +135,7 @@ impl<G: Guest> Relay<G> {
         let socket = host_tcp::open(&to).map_err(Refusal::of_socket)?;
         let bound = self.core.settings.outbound.apply(socket.as_fd(), to);
         bound.map_err(|error| Refusal::Connect(Errno::from_io_error(&error).unwrap_or(Errno::INVAL)))?;
+        self.limit_buffers(&socket);
         let connecting = socket.connect(&to);
         if let Connecting::Failed(error) = connecting {
             return Err(Refusal::Connect(error));
@@ -160,6 +162,14 @@ impl<G: Guest> Relay<G> {
             ledger.note(id.index(), key);
         }
         Ok(id)
+    }
+
+    /// Gives the socket of a new connection its share.
+    pub(super) fn limit_buffers(&self, socket: &host_tcp::Socket) {
+        let connections = self.flows.len() - self.core.datagram_flows;
+        if let Some(bytes) = self.core.settings.limits.sockets.and_then(|budget| budget.tcp(connections)) {
+            buffers::limit_both(socket.as_fd(), bytes);
+        }
     }
 
     /// What a new connection with the ends of `key` starts from.
