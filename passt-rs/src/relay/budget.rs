@@ -135,8 +135,7 @@ mod tests {
     /// Both ways of `connections` that came one after the other, a flow's floor left out.
     fn beyond_floor(budget: Budget, connections: usize, datagrams: usize) -> u64 {
         let tcp = (0..connections).filter_map(|others| budget.tcp(others)).map(|share| 2 * u64::from(share));
-        let other =
-            (0..datagrams).filter_map(|others| budget.datagrams(others)).map(|share| u64::from(share));
+        let other = (0..datagrams).filter_map(|others| budget.datagrams(others)).map(u64::from);
         let floors = FLOOR * (2 * connections + datagrams) as u64;
         (tcp.sum::<u64>() + other.sum::<u64>()).saturating_sub(floors)
     }

@@ -91,13 +91,12 @@ fn from_host(lab: &mut Lab, port: u16, count: usize) -> Held {
 
 /// Runs both with `count` connections each.
 fn both(count: usize, budget: Option<u64>, check: impl Fn(&Held) + Send + 'static) {
-    let limits = budget.map_or(Limits::default(), |bytes| Limits::default().within(bytes));
+    let limits = budget.map_or_else(Limits::default, |bytes| Limits::default().within(bytes));
     in_namespace(move || {
         for accepted in [false, true] {
             let (listening, port) = forward(80);
             let mut lab = Lab::new(Options { limits, mtu: 9000, ..Options::default() }, vec![listening]);
             let found = if accepted { from_host(&mut lab, port, count) } else { from_guest(&mut lab, count) };
-            println!("{count} connections, accepted: {accepted}, budget {budget:?}: {found:?}");
             check(&found);
         }
     });
