@@ -10,7 +10,6 @@ use crate::classify::{self, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::{Endpoint, Key, Protocol};
 use crate::guest::{Guest, Place};
-use crate::host::buffers;
 use crate::host::tcp as host_tcp;
 use crate::host::tcp::Connecting;
 use crate::transport::tcp::{Connection, Parameters};
@@ -132,10 +131,10 @@ impl<G: Guest> Relay<G> {
             return Err(Refusal::Limit);
         }
         let to = self.core.settings.nat.to_host(SocketAddr::from(key.peer));
-        let socket = host_tcp::open(&to).map_err(Refusal::of_socket)?;
+        let mut socket = host_tcp::open(&to).map_err(Refusal::of_socket)?;
         let bound = self.core.settings.outbound.apply(socket.as_fd(), to);
         bound.map_err(|error| Refusal::Connect(Errno::from_io_error(&error).unwrap_or(Errno::INVAL)))?;
-        self.limit_buffers(&socket);
+        self.limit_buffers(&mut socket);
         let connecting = socket.connect(&to);
         if let Connecting::Failed(error) = connecting {
             return Err(Refusal::Connect(error));
@@ -165,10 +164,10 @@ impl<G: Guest> Relay<G> {
     }
 
     /// Gives the socket of a new connection its share.
-    pub(super) fn limit_buffers(&self, socket: &host_tcp::Socket) {
+    pub(super) fn limit_buffers(&self, socket: &mut host_tcp::Socket) {
         let connections = self.flows.len() - self.core.datagram_flows;
         if let Some(bytes) = self.core.settings.limits.sockets.and_then(|budget| budget.tcp(connections)) {
-            buffers::limit_both(socket.as_fd(), bytes);
+            socket.limit_buffers(bytes);
         }
     }
 

@@ -86,7 +86,7 @@ impl<G: Guest> Relay<G> {
         }
     }
 
-    fn on_accepted(&mut self, socket: Socket, peer: SocketAddr, guest_port: u16) {
+    fn on_accepted(&mut self, mut socket: Socket, peer: SocketAddr, guest_port: u16) {
         if self.flows.is_full() {
             self.core.tcp.refused_at_limit_total += 1;
             socket.reset();
@@ -106,7 +106,7 @@ impl<G: Guest> Relay<G> {
             socket.reset();
             return;
         }
-        self.limit_buffers(&socket);
+        self.limit_buffers(&mut socket);
         let parameters = self.tcp_parameters(&key);
         let connection = Connection::from_host_accept(self.core.now, &parameters);
         let flow = TcpFlow::new(connection, socket, Initiator::Host, parameters.isn, self.core.now);

@@ -14,8 +14,6 @@ use crate::support::lab::{Lab, Options, PEER4, forward, in_namespace};
 const MIB: u64 = 1 << 20;
 /// Each way of a connection, though the budget is used up.
 const FLOOR: u64 = 16 << 10;
-/// A queue takes a whole segment as long as it is not full, which over loopback has 64 KiB.
-const SEGMENT: u64 = 72 << 10;
 /// No byte moves for so long: all queues are full.
 const STILL: Duration = Duration::from_millis(500);
 
@@ -111,9 +109,8 @@ fn without_a_budget_fourteen_stalled_connections_hold_tens_of_megabytes() {
 fn with_one_stalled_connections_hold_it_and_the_floor_for_each_at_most() {
     for (count, budget) in [(1, 8 * MIB), (14, 8 * MIB), (100, 8 * MIB), (100, MIB)] {
         both(count, Some(budget), move |held| {
-            let flows = count as u64;
-            let most = budget / 2 + flows * (FLOOR + SEGMENT);
-            assert!(held.receive.max(held.send) <= most, "{budget} {count}: {held:?}");
+            let most = budget + 2 * FLOOR * count as u64;
+            assert!(held.receive + held.send <= most, "{budget} {count}: {held:?}");
         });
     }
 }
