@@ -92,7 +92,7 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
             if6: outbound.interface6.clone(),
             freebind: config.freebind,
         },
-        limits: limits(config.flows_max, descriptor_limit()),
+        limits: limits(config.flows_max, config.socket_memory_bytes, descriptor_limit()),
         guest_mac: config.guest_mac,
         one_off: config.one_off,
         secret,
@@ -100,8 +100,9 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
 }
 
 /// What is used up first limits: the flows there may be, or a descriptor for each of them.
-fn limits(flows_max: Option<usize>, descriptors: usize) -> Limits {
+fn limits(flows_max: Option<usize>, socket_memory_bytes: Option<u64>, descriptors: usize) -> Limits {
     let limits = Limits::default();
+    let limits = socket_memory_bytes.map_or(limits, |bytes| limits.within(bytes));
     let flows = flows_max.unwrap_or(limits.flows);
     Limits { flows, datagram_flows: (flows.min(descriptors) / DATAGRAM_SHARE).max(1), ..limits }
 }
@@ -340,8 +341,14 @@ mod tests {
             (Some(40_000), 20_000, 40_000, 10_000),
             (Some(1), 20_000, 1, 1),
         ] {
-            let limits = limits(flows_max, descriptors);
+            let limits = limits(flows_max, None, descriptors);
             assert_eq!((limits.flows, limits.datagram_flows), (flows, datagram_flows));
         }
+    }
+
+    #[test]
+    fn memory_for_sockets_leaves_the_number_of_flows_as_it_is() {
+        let expected = Limits { flows: 1000, datagram_flows: 500, ..Limits::default().within(32 << 20) };
+        assert_eq!(limits(Some(1000), Some(32 << 20), 20_000), expected);
     }
 }

@@ -153,6 +153,49 @@ fn the_limit_of_flows_is_the_one_given_and_peers_beyond_it_are_reset() {
     });
 }
 
+/// What sockets on port 80 may hold to be received, as the kernel counts it: what waits for ss(8)'s `kind`.
+fn receive_limits(kind: &str) -> Vec<u64> {
+    let output = Command::new("ss").args(["-Hmn", kind, "sport = :80"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let fields = text.split(',').filter_map(|field| field.strip_prefix("rb"));
+    fields.map(|limit| limit.parse().unwrap()).collect()
+}
+
+#[test]
+fn memory_for_sockets_is_shared_among_listeners_connections_and_datagrams() {
+    in_namespace(|| {
+        let mut served = Served::start(&["-t", "80", "-u", "80", "--socket-memory", "4194304"]);
+        let stats = served.stats();
+        assert_eq!(
+            (&stats["spill_limit_bytes"], &stats["retained_limit_bytes"]),
+            (&524_288.into(), &1_048_576.into())
+        );
+        assert_eq!(receive_limits("-tl"), [128 << 10]);
+        let _peers: Vec<_> = (0..2)
+            .map(|_| {
+                let peer = TcpStream::connect((Ipv4Addr::LOCALHOST, 80)).unwrap();
+                served.until(|headers, _| {
+                    headers.ip.as_ref().filter(|ip| ip.protocol == protocol::TCP).map(|_| ())
+                });
+                peer
+            })
+            .collect();
+        let mut connections = receive_limits("-t");
+        connections.sort_unstable();
+        assert_eq!(connections, [64 << 10, 128 << 10]);
+        assert_eq!(receive_limits("-ua"), [32 << 10]);
+        for sender in ["127.0.0.2:0", "127.0.0.3:0"] {
+            std::net::UdpSocket::bind(sender).unwrap().send_to(b"x", "127.0.0.1:80").unwrap();
+            served.until(|headers, _| {
+                headers.ip.as_ref().filter(|ip| ip.protocol == protocol::UDP).map(|_| ())
+            });
+        }
+        let mut datagrams = receive_limits("-ua");
+        datagrams.sort_unstable();
+        assert_eq!(datagrams, [16 << 10, 32 << 10, 32 << 10]);
+    });
+}
+
 #[test]
 fn what_dhcp_is_to_hand_out_is_in_the_offer() {
     in_namespace(|| {

@@ -349,6 +349,6 @@ const FLAGS: &str = "
     -h --help --version -s --socket --vhost-user --print-capabilities --repair-path -F --fd --netns --netns-only --no-netns-quit -I --ns-ifname --ns-mac-addr --config-net -p --pcap
     -m --mtu -a --address -n --netmask -M --mac-addr -g --gateway -i --interface -o --outbound
     --outbound-if4 --outbound-if6 -4 --ipv4-only -6 --ipv6-only -D --dns --dns-forward --dns-host -S --search
-    -H --hostname --fqdn --dhcp-bootfile --dhcp-tftp --dhcp-ntp --dhcp-option --guest-mac --flows-max --dhcp-dns --no-dhcp-dns --dhcp-search --no-dhcp-search --no-dhcp --no-dhcpv6 --no-ndp
+    -H --hostname --fqdn --dhcp-bootfile --dhcp-tftp --dhcp-ntp --dhcp-option --guest-mac --flows-max --socket-memory --dhcp-dns --no-dhcp-dns --dhcp-search --no-dhcp-search --no-dhcp --no-dhcpv6 --no-ndp
     --no-ra --no-tcp --no-udp --no-icmp --freebind --no-map-gw --map-host-loopback --map-guest-addr
     -t --tcp-ports -u --udp-ports";

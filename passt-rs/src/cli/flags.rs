@@ -56,6 +56,9 @@ pub struct Cli {
     /// The most connections and other flows at a time [default: 131072, or what descriptors allow]
     #[arg(long, value_name = "N", help_heading = PROCESS)]
     pub flows_max: Vec<String>,
+    /// About how much kernel memory the sockets of all flows may hold [default: what the kernel gives each]
+    #[arg(long, value_name = "BYTES", help_heading = PROCESS)]
+    pub socket_memory: Vec<String>,
     /// Print the version and exit
     #[arg(long, action = ArgAction::Version, help_heading = PROCESS)]
     version: Option<bool>,

@@ -20,7 +20,7 @@ use crate::cli::{Cli, Fault};
 use crate::flow::forward::{self, Rule};
 use crate::flow::nat::Nat;
 use crate::host::netlink::LinkSetup;
-use crate::relay::Limits;
+use crate::relay::{Budget, Limits};
 use crate::wire::Mac;
 use addressing::Addressing;
 use values::Values;
@@ -38,6 +38,8 @@ pub struct Config {
     pub guest_mac: Option<Mac>,
     /// Flows of all kinds that there may be; `None` leaves the relay's own limit.
     pub flows_max: Option<usize>,
+    /// Memory of all flows' sockets in the kernel, about; `None` leaves each socket to the kernel.
+    pub socket_memory_bytes: Option<u64>,
     pub tcp_forward: Vec<Rule>,
     pub udp_forward: Vec<Rule>,
     pub transport: Transport,
@@ -177,6 +179,11 @@ impl Config {
             nat: Nat { dns4: resolvers.dns4, dns6: resolvers.dns6, ..addressing.nat.clone() },
             guest_mac: values.mac("--guest-mac", &cli.guest_mac),
             flows_max: flows_max(cli, &mut values),
+            socket_memory_bytes: values.number(
+                "--socket-memory",
+                &cli.socket_memory,
+                Budget::MIN_BYTES..=Budget::MAX_BYTES,
+            ),
             tcp_forward: ports(&mut values, ("--tcp-ports", &cli.tcp_ports), around, &network, protocols.tcp),
             udp_forward: ports(&mut values, ("--udp-ports", &cli.udp_ports), around, &network, protocols.udp),
             flows: flows_file(cli, &transport, &mut values),

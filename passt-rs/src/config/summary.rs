@@ -30,6 +30,8 @@ impl Config {
         lines.extend(self.dhcp());
         lines.extend(self.mappings());
         lines.extend(self.off());
+        lines
+            .extend(self.socket_memory_bytes.map(|bytes| format!("kernel memory of sockets: {bytes} bytes")));
         lines.push(format!("TCP forwarded in: {}", ports(&self.tcp_forward)));
         lines.push(format!("UDP forwarded in: {}", ports(&self.udp_forward)));
         lines

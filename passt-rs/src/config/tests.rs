@@ -141,7 +141,7 @@ fn everything_given_is_shown() {
     let config = good(
         "-a 192.0.2.2/28 -a 2001:db8::2 -g 192.0.2.1 -g fe80::1 -m 1400 -M 02:00:00:00:00:01 -D 9.9.9.9 -S a -S b. \
          --dns-forward 192.0.2.9 --dns-host 127.0.0.53 --map-guest-addr 192.0.2.10 --no-map-gw --no-icmp -s /x \
-         -t 22,8000-8010:80-90 -t 127.0.0.1/443 -u ~53",
+         -t 22,8000-8010:80-90 -t 127.0.0.1/443 -u ~53 --socket-memory 33554432",
     );
     assert_eq!(
         config.summary(),
@@ -154,6 +154,7 @@ fn everything_given_is_shown() {
             "mapping: DNS to 192.0.2.9 reaches 127.0.0.53",
             "mapping: 192.0.2.10 reaches the pod's own address",
             "off: ICMP, NDP, router advertisements",
+            "kernel memory of sockets: 33554432 bytes",
             "TCP forwarded in: * 22,8000-8010:80-90; 127.0.0.1 443",
             "UDP forwarded in: * 1-52,54-32767,61000-65535",
         ]
@@ -395,11 +396,12 @@ fn control_characters_are_no_names_but_may_be_data_of_the_site() {
 }
 
 #[test]
-fn the_guests_address_and_the_number_of_flows_are_as_told() {
+fn the_guests_address_and_the_limits_are_as_told() {
     let config = good("");
-    assert_eq!((config.guest_mac, config.flows_max), (None, None));
-    let config = good("--guest-mac 02:00:00:00:00:07 --flows-max 131072");
+    assert_eq!((config.guest_mac, config.flows_max, config.socket_memory_bytes), (None, None, None));
+    let config = good("--guest-mac 02:00:00:00:00:07 --flows-max 131072 --socket-memory 1048576");
     assert_eq!((config.guest_mac, config.flows_max), (Some(Mac([2, 0, 0, 0, 0, 7])), Some(131_072)));
+    assert_eq!(config.socket_memory_bytes, Some(1 << 20));
 }
 
 #[test]
@@ -484,6 +486,11 @@ fn bad_values_are_named_with_their_flag() {
         ("--guest-mac x", "--guest-mac: `x`: expected an address such as"),
         ("--flows-max 0", "--flows-max: `0`: expected a number from 1 to 131072"),
         ("--flows-max 131073", "--flows-max: `131073`: expected a number from 1 to 131072"),
+        (
+            "--socket-memory 1048575",
+            "--socket-memory: `1048575`: expected a number from 1048576 to 1099511627776",
+        ),
+        ("--socket-memory 32M", "--socket-memory: `32M`: expected a number from"),
         ("--flows-max many", "--flows-max: `many`: expected a number from 1"),
         ("--migrate-exit", "--migrate-exit: needs --vhost-user"),
         ("--migrate-no-linger", "--migrate-no-linger: needs --vhost-user"),

@@ -9,6 +9,7 @@ pub mod tcp;
 pub mod udp;
 pub mod echo;
 pub mod batch;
+pub mod buffers;
 pub mod error_queue;
 pub mod netlink;
 pub mod signals;

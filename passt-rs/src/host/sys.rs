@@ -35,13 +35,13 @@ pub(super) fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Sends `pieces` on a connected stream, as many bytes as it takes now.
-pub(super) fn send(fd: BorrowedFd<'_>, pieces: &[Piece<'_>]) -> Result<usize, Errno> {
+/// Sends `pieces` on a connected stream, as many bytes as it takes now. `alone`: the kernel joins no later ones to them.
+pub(super) fn send(fd: BorrowedFd<'_>, pieces: &[Piece<'_>], alone: bool) -> Result<usize, Errno> {
     let mut header = empty_header();
     // `Piece` has the layout of an iovec.
     header.msg_iov = pieces.as_ptr().cast_mut().cast();
     header.msg_iovlen = pieces.len() as _;
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if alone { libc::MSG_EOR } else { 0 };
     // SAFETY: sendmsg reads the iovecs, which outlive the call, and the memory they borrow; nothing is written.
     let result = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) };
     usize::try_from(result).map_err(|_| last_error())

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
-use super::sys;
+use super::{buffers, sys};
 use crate::iovec::{Piece, PieceMut};
 
 /// Bytes between head and peek position that a kernel without SO_PEEK_OFF may have to skip: the most we
@@ -33,6 +33,8 @@ pub struct Socket {
     used: bool,
     /// Options that only matter to a connection that lives on are set.
     settled: bool,
+    /// Bytes of one segment in the send queue, where a larger one would not fit.
+    segment_max: Option<usize>,
 }
 
 /// What a send did.
@@ -143,7 +145,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> Accepted {
 
 impl Socket {
     fn new(fd: OwnedFd) -> Self {
-        Self { fd, peek_at: None, behind_mark: false, used: false, settled: false }
+        Self { fd, peek_at: None, behind_mark: false, used: false, settled: false, segment_max: None }
     }
 
     /// Sets what a connection needs that is more than one request: no delay of small segments, about which the
@@ -155,6 +157,12 @@ impl Socket {
             let _ = sockopt::set_tcp_nodelay(&self.fd, true);
             let _ = sockopt::set_socket_keepalive(&self.fd, true);
         }
+    }
+
+    /// Limits what the kernel holds for this socket each way, as [`buffers::limit_both`] does.
+    pub fn limit_buffers(&mut self, bytes: u32) {
+        buffers::limit_both(self.fd.as_fd(), bytes);
+        self.segment_max = (bytes < SEGMENT_BYTES).then_some(bytes as usize);
     }
 
     /// Starts connecting.
@@ -178,13 +186,52 @@ impl Socket {
         }
         self.used = true;
         loop {
-            match sys::send(self.fd.as_fd(), pieces) {
+            let sent = match self.segment_max {
+                None => sys::send(self.fd.as_fd(), pieces, false),
+                Some(max) => self.send_short(pieces, max),
+            };
+            match sent {
                 Ok(bytes) => return Sent::Bytes(bytes),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Sent::Full,
                 Err(error) => return Sent::Failed(error),
             }
         }
+    }
+
+    /// Sends segments of at most `max` bytes. The kernel asks how full the queue is only before it begins a segment,
+    /// which otherwise takes 64 KiB.
+    fn send_short(&self, pieces: &[Piece<'_>], max: usize) -> Result<usize, Errno> {
+        let (mut sent, mut skip, mut rest) = (0, 0, pieces);
+        while let Some((first, behind)) = rest.split_first() {
+            let part = first.skip(skip);
+            let (asked, result) = if skip > 0 || part.len() > max {
+                let part = part.first(max);
+                skip += part.len();
+                if skip == first.len() {
+                    (skip, rest) = (0, behind);
+                }
+                (part.len(), sys::send(self.fd.as_fd(), &[part], true))
+            } else {
+                let mut asked = 0;
+                let fit = rest.iter().take_while(|piece| {
+                    let fits = asked + piece.len() <= max;
+                    asked += if fits { piece.len() } else { 0 };
+                    fits
+                });
+                let (run, behind) = rest.split_at(fit.count());
+                rest = behind;
+                (asked, sys::send(self.fd.as_fd(), run, true))
+            };
+            match result {
+                Ok(bytes) if bytes == asked => sent += bytes,
+                Ok(bytes) => return Ok(sent + bytes),
+                // What is wrong shows again: as an edge when there is room, or as an error.
+                Err(_) if sent > 0 => return Ok(sent),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sent)
     }
 
     /// Copies bytes from `offset` of the receive queue on, which leaves them there. `scratch` receives what
@@ -315,6 +362,9 @@ fn peek_failed(error: Errno) -> Peeked {
     }
 }
 
+/// What the kernel lets a segment in its send queue grow to.
+const SEGMENT_BYTES: u32 = 64 * 1024;
+
 /// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
 const LISTEN_BACKLOG: i32 = 4096;
 
@@ -324,7 +374,7 @@ fn errno(error: &std::io::Error) -> Errno {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
@@ -339,6 +389,34 @@ mod tests {
         let mut polled = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::RDHUP)];
         rustix::event::poll(&mut polled, None).unwrap();
         (socket, peer)
+    }
+
+    #[test]
+    fn a_socket_of_little_memory_sends_pieces_of_any_size_in_order() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let mut socket = open(&to).unwrap();
+        socket.limit_buffers(16 << 10);
+        assert_ne!(socket.connect(&to), Connecting::Failed(Errno::CONNREFUSED));
+        let (mut peer, _) = listener.accept().unwrap();
+        let bytes: Vec<u8> = (0..40_000_u32).map(|at| at.to_le_bytes()[usize::from(at % 2 == 0)]).collect();
+        let (head, rest) = bytes.split_at(100);
+        let (middle, tail) = rest.split_at(20_000);
+        for pieces in [&[head, middle, tail][..], &[head, &[], head, tail], &[tail, middle, head], &[middle]]
+        {
+            let wanted = pieces.concat();
+            let mut offered: Vec<_> = pieces.iter().map(|piece| Piece::new(piece)).collect();
+            let (mut left, mut received) = (offered.as_mut_slice(), Vec::new());
+            while received.len() < wanted.len() {
+                if let Sent::Bytes(sent) = socket.send(left) {
+                    crate::iovec::advance(&mut left, sent);
+                }
+                let mut buffer = [0; 4096];
+                let read = peer.read(&mut buffer).unwrap();
+                received.extend_from_slice(&buffer[..read]);
+            }
+            assert!(received == wanted, "{}", wanted.len());
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Datagrams and echo requests from the guest: to which flow they belong, and into the queue.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::fd::AsFd;
 
 use crate::classify::{self, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::{Endpoint, FlowId, Key, Protocol, TableFull};
 use crate::guest::{Guest, Place};
-use crate::host::{echo as host_echo, udp as host_udp};
+use crate::host::{buffers, echo as host_echo, udp as host_udp};
 use crate::transport::reassembly::{self, Outcome};
 use crate::transport::udp::{Association, Idle, Initiator, Marking};
 use crate::wire::udp::{self, Datagram};
@@ -235,11 +236,17 @@ impl<G: Guest> Relay<G> {
     fn insert_datagram_flow(&mut self, key: &Key, flow: Flow, idle: Idle) -> Result<FlowId, Refusal> {
         let id = self.flows.insert(*key, flow).map_err(|TableFull| Refusal::Silent(DropReason::FlowLimit))?;
         let token = Token::Flow(id).pack();
-        let watched = match self.flows.get(id) {
-            Some((_, Flow::Udp(flow))) => self.core.epoll.watch_edges(&flow.socket, token),
-            Some((_, Flow::Echo(flow))) => self.core.epoll.watch_edges(&flow.socket, token),
-            Some((_, Flow::Tcp(_))) | None => Ok(()),
+        let socket = match self.flows.get(id) {
+            Some((_, Flow::Udp(flow))) => Some(flow.socket.as_fd()),
+            Some((_, Flow::Echo(flow))) => Some(flow.socket.as_fd()),
+            Some((_, Flow::Tcp(_))) | None => None,
         };
+        let budget = self.core.settings.limits.sockets;
+        let share = budget.and_then(|budget| budget.datagrams(self.core.datagram_flows));
+        if let (Some(socket), Some(bytes)) = (socket, share) {
+            buffers::limit_receive(socket, bytes);
+        }
+        let watched = socket.map_or(Ok(()), |socket| self.core.epoll.watch_edges(socket, token));
         if watched.is_err() {
             self.flows.remove(id);
             return Err(Refusal::Silent(DropReason::FlowLimit));

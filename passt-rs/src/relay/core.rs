@@ -20,6 +20,7 @@ use crate::wire::tcp::{Flags, Segment};
 use crate::wire::{Mac, Offload};
 
 use super::Settings;
+use super::budget::Budget;
 use super::cable::Cable;
 use super::queue::Queued;
 use super::spill::Spill;
@@ -44,6 +45,8 @@ pub struct Limits {
     pub retained_bytes: u64,
     /// Memory for fragments of incomplete datagrams.
     pub reassembly_bytes: usize,
+    /// What sockets may hold in the kernel. `None`: what the kernel lets each of them.
+    pub sockets: Option<Budget>,
 }
 
 impl Default for Limits {
@@ -56,12 +59,13 @@ impl Default for Limits {
             spill_per_flow_bytes: 512 << 10,
             retained_bytes: 256 << 20,
             reassembly_bytes: 1 << 20,
+            sockets: None,
         }
     }
 }
 
 /// Window for flows while the spill is short.
-const SHORT_CAPACITY: u32 = 64 * 1024;
+pub(super) const SHORT_CAPACITY: u32 = 64 * 1024;
 /// How long an acknowledgment waits for the host's answer: longer than a server next door takes, and shorter than
 /// anything a guest waits for.
 const ANSWER_TIME: Duration = Duration::from_micros(500);

@@ -131,9 +131,10 @@ impl<G: Guest> Relay<G> {
             return Err(Refusal::Limit);
         }
         let to = self.core.settings.nat.to_host(SocketAddr::from(key.peer));
-        let socket = host_tcp::open(&to).map_err(Refusal::of_socket)?;
+        let mut socket = host_tcp::open(&to).map_err(Refusal::of_socket)?;
         let bound = self.core.settings.outbound.apply(socket.as_fd(), to);
         bound.map_err(|error| Refusal::Connect(Errno::from_io_error(&error).unwrap_or(Errno::INVAL)))?;
+        self.limit_buffers(&mut socket);
         let connecting = socket.connect(&to);
         if let Connecting::Failed(error) = connecting {
             return Err(Refusal::Connect(error));
@@ -160,6 +161,14 @@ impl<G: Guest> Relay<G> {
             ledger.note(id.index(), key);
         }
         Ok(id)
+    }
+
+    /// Gives the socket of a new connection its share.
+    pub(super) fn limit_buffers(&self, socket: &mut host_tcp::Socket) {
+        let connections = self.flows.len() - self.core.datagram_flows;
+        if let Some(bytes) = self.core.settings.limits.sockets.and_then(|budget| budget.tcp(connections)) {
+            socket.limit_buffers(bytes);
+        }
     }
 
     /// What a new connection with the ends of `key` starts from.

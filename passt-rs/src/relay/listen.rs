@@ -5,9 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::flow::{Endpoint, FlowId, Key, Protocol};
 use crate::guest::Guest;
+use crate::host::buffers;
 use crate::host::tcp::{Accepted, Socket, accept};
 use crate::transport::tcp::Connection;
 
+use super::budget::Budget;
 use super::core::Fate;
 use super::tcp::{Initiator, TcpFlow};
 use super::token::Token;
@@ -36,6 +38,21 @@ pub struct Listening {
 impl Listening {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Limits what waits at forwarded ports. Connections inherit it and the window scale that follows from it, so it is what
+/// the first one may have; each is given its own share when it is accepted.
+pub(super) fn limit_buffers(listening: &[Listening], sockets: Option<Budget>) {
+    let Some(budget) = sockets else { return };
+    let of_udp = listening.iter().filter(|listener| listener.protocol == Proto::Udp).count();
+    for listener in listening {
+        match listener.protocol {
+            Proto::Tcp => budget.tcp(0).map(|bytes| buffers::limit_both(listener.fd(), bytes)),
+            Proto::Udp => budget
+                .datagrams(of_udp.saturating_sub(1))
+                .map(|bytes| buffers::limit_receive(listener.fd(), bytes)),
+        };
     }
 }
 
@@ -69,7 +86,7 @@ impl<G: Guest> Relay<G> {
         }
     }
 
-    fn on_accepted(&mut self, socket: Socket, peer: SocketAddr, guest_port: u16) {
+    fn on_accepted(&mut self, mut socket: Socket, peer: SocketAddr, guest_port: u16) {
         if self.flows.is_full() {
             self.core.tcp.refused_at_limit_total += 1;
             socket.reset();
@@ -89,6 +106,7 @@ impl<G: Guest> Relay<G> {
             socket.reset();
             return;
         }
+        self.limit_buffers(&mut socket);
         let parameters = self.tcp_parameters(&key);
         let connection = Connection::from_host_accept(self.core.now, &parameters);
         let flow = TcpFlow::new(connection, socket, Initiator::Host, parameters.isn, self.core.now);

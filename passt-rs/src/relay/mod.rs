@@ -28,6 +28,7 @@ mod icmp;
 mod refusal;
 mod run;
 mod spill;
+mod budget;
 mod control;
 mod core;
 mod token;
@@ -53,6 +54,7 @@ use crate::wire::Mac;
 
 pub use self::core::Limits;
 use self::core::{Core, Fate};
+pub use budget::Budget;
 use echo::EchoFlow;
 pub use listen::{Listening, Proto};
 use patience::Patience;
@@ -134,6 +136,7 @@ impl<G: Guest> Relay<G> {
         let epoll = Epoll::new()?;
         let one_off = settings.one_off;
         let flows = Table::new(settings.limits.flows, settings.secret);
+        listen::limit_buffers(&opened.listening, settings.limits.sockets);
         let Opened { listening, capture, control, ledger, stop } = opened;
         let mut core = Core::new(guest, epoll, settings, capture);
         if let Some((ledger, lost)) = ledger {

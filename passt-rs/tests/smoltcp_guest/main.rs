@@ -17,5 +17,6 @@ mod support;
 mod bytes;
 mod ends;
 mod limits;
+mod budget;
 mod drops;
 mod successor;
