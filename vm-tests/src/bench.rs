@@ -1,22 +1,27 @@
 //! The benchmark: the same traffic through passt-rs, the kernel's NAT path, a plain user-space relay, and passt,
-//! in turns on the same machine, because only ratios of one run mean anything.
+//! in turns on the same machine, because only ratios of one run mean anything; and a sidecar's life.
 
 mod contender;
 mod plug;
 mod process;
 mod probe;
+mod life;
 mod table;
+mod results;
 mod chart;
 mod machine;
 mod document;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::process::Command;
+use std::rc::Rc;
 
 use anyhow::Context as _;
 
 use contender::{Contender, Programs, Running};
 use probe::{Numbers, Probe};
+use results::{Run, Section};
 use table::{Cells, Table};
 
 /// What to compare, and how thoroughly.
@@ -31,7 +36,7 @@ pub struct Options {
     pub seconds: f64,
     /// Of each run; the table shows the median.
     pub repetitions: usize,
-    /// Where performance.md, .svg and .json go.
+    /// Where performance.md, .svg and .json go. Tables of a .json that is there, and are not measured, stay.
     pub output: PathBuf,
     /// What the reader types to do the same.
     pub command_line: String,
@@ -42,7 +47,8 @@ type Plan = BTreeMap<Probe, BTreeSet<Contender>>;
 
 /// Measures everything, prints the tables, and writes them down.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let mut tables = table::tables();
+    let known = table::tables();
+    let mut tables = known.clone();
     if let Some(filter) = &options.rows {
         for table in &mut tables {
             table.keep_rows(filter);
@@ -50,6 +56,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         tables.retain(|table| !table.lines.is_empty());
         anyhow::ensure!(!tables.is_empty(), "--rows: no row's name contains {filter:?}");
     }
+
+    // Not found out after all the measuring.
+    let output = &options.output;
+    std::fs::create_dir_all(output).with_context(|| format!("create {}", output.display()))?;
+    let stored = results::read(&output.join(results::FILE), &known)?;
 
     let bench = Bench { options, programs: Programs { peer: &options.peer, ours: &options.passt_rs } };
     let mut cells = Cells::default();
@@ -70,9 +81,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     bench.measure_fresh(&fresh, &mut cells);
 
-    let report = document::Report { options, tables: &tables, cells: &cells };
-    report.print();
-    report.write().with_context(|| format!("write to {}", options.output.display()))
+    let (run, cells) = (Rc::new(Run::now(options)), Rc::new(cells));
+    let section = |table| Section { run: Rc::clone(&run), table, cells: Rc::clone(&cells) };
+    let measured: Vec<_> = tables.into_iter().map(section).collect();
+    document::print(&measured);
+    let all = results::merge(measured.clone(), stored, &known);
+    document::write(output, &measured, &all).with_context(|| format!("write to {}", output.display()))
 }
 
 struct Bench<'a> {
@@ -143,8 +157,16 @@ impl Bench<'_> {
         progress(contender, probe, &result);
         match result {
             Ok(numbers) => cells.add(contender, probe, &numbers),
-            Err(error) => cells.excuse(contender, probe, &format!("{error:#}")),
+            Err(error) => cells.excuse(contender, probe, &self.without_paths(&format!("{error:#}"))),
         }
+    }
+
+    /// A page must not name the directories of the machine it was made on.
+    fn without_paths(&self, text: &str) -> String {
+        [&self.options.peer, &self.options.passt_rs].iter().fold(text.to_owned(), |text, path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            text.replace(&path.display().to_string(), &name)
+        })
     }
 }
 
@@ -158,4 +180,9 @@ fn progress(contender: Contender, probe: Probe, result: &anyhow::Result<Numbers>
         Err(error) => format!("{error:#}"),
     };
     eprintln!("{:<20} {:<20} {text}", probe.id(), contender.name());
+}
+
+fn first_line(command: &mut Command) -> String {
+    let output = command.output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).lines().next().unwrap_or_default().to_owned()
 }

@@ -4,7 +4,7 @@
 //! Blocking functions for tests; what waits inside is on a runtime of its own, on the caller's thread.
 
 mod go;
-mod socket;
+pub(crate) mod socket;
 mod guest;
 
 use std::collections::BTreeSet;

@@ -12,6 +12,6 @@ use crate::target;
 pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
     install::run(runner, &[Need::Labs, Need::Vms])?;
     eprintln!("xtask: building the sidecar, passt-rs and the demo (release)");
-    runner.run(Command::new("cargo").args(RELEASE).args(["--package", "binding-sidecar"]))?;
+    runner.run(Command::new("cargo").args(RELEASE))?;
     runner.run(Command::new(target()?.join("release/demo")).args(arguments))
 }

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub(super) enum Contender {
     /// passt, on a tap as pasta.
     Peer(Guest),
     Ours(Guest),
+    /// A lab for a sidecar, which carries nothing for a guest.
+    Sidecar,
 }
 
 /// The translators' binaries.
@@ -69,6 +71,8 @@ pub(super) struct Running {
     pub(super) inbound: IpAddr,
     /// What runs in the pod; nothing for the kernel's path.
     pub(super) process: Option<Child>,
+    /// passt-rs, for a sidecar that starts it.
+    pub(super) translator: PathBuf,
     /// Resident memory before the first connection, in MiB.
     pub(super) resident_mib_at_start: Option<f64>,
     /// The guest, if it is not a namespace.
@@ -89,6 +93,7 @@ impl Contender {
             Self::Ours(Guest::Tap) => "passt-rs",
             Self::Ours(Guest::Cable) => "passt-rs, vhost-user",
             Self::Ours(Guest::Vm) => "passt-rs, VM",
+            Self::Sidecar => "sidecar",
         }
     }
 
@@ -101,6 +106,7 @@ impl Contender {
             Self::Ours(Guest::Tap) => "tap",
             Self::Ours(Guest::Cable) => "vhost-user",
             Self::Ours(Guest::Vm) => "VM",
+            Self::Sidecar => "sidecar",
         }
     }
 
@@ -115,15 +121,19 @@ impl Contender {
             Self::Peer(Guest::Cable | Guest::Vm) if !knows_vhost_user(programs.peer) => {
                 Some("has no --vhost-user")
             }
-            Self::KernelNat | Self::Relay | Self::Peer(_) | Self::Ours(_) => None,
+            Self::KernelNat | Self::Relay | Self::Peer(_) | Self::Ours(_) | Self::Sidecar => None,
         }
     }
 
     /// Builds a lab whose pod network and guest have this MTU, and starts there.
     pub(super) fn start(self, programs: &Programs<'_>, mtu: u32) -> anyhow::Result<Running> {
         let lab = Lab::new(Variant::Mtu(mtu))?;
-        let mut others = vec![drive::serve(&lab, lab.world(), &lab.servers())?];
-        if !self.is_emulated() {
+        let carries = self != Self::Sidecar;
+        let mut others = Vec::new();
+        if carries {
+            others.push(drive::serve(&lab, lab.world(), &lab.servers())?);
+        }
+        if carries && !self.is_emulated() {
             others.push(drive::serve(&lab, lab.guest(), &[])?);
         }
         let mut outbound = SERVER_V4;
@@ -148,6 +158,7 @@ impl Contender {
                 }
                 Some(process)
             }
+            Self::Sidecar => None,
         };
         let resident_mib_at_start =
             process.as_ref().map(|process| super::process::resident_mib(process.pid())).transpose()?;
@@ -156,11 +167,14 @@ impl Contender {
             outbound: outbound.into(),
             inbound: POD_V4.into(),
             process,
+            translator: programs.ours.to_owned(),
             resident_mib_at_start,
             vm,
             _others: others,
         };
-        running.wait_until_it_carries()?;
+        if carries {
+            running.wait_until_it_carries()?;
+        }
         Ok(running)
     }
 
@@ -175,7 +189,7 @@ impl Contender {
         let (path, name) = match (self, guest) {
             (Self::Peer(_), Guest::Tap) => (programs.peer, "pasta"),
             (Self::Peer(_), Guest::Cable | Guest::Vm) => (programs.peer, "passt"),
-            (Self::Ours(_) | Self::KernelNat | Self::Relay, _) => (programs.ours, "passt-rs"),
+            (Self::Ours(_) | Self::KernelNat | Self::Relay | Self::Sidecar, _) => (programs.ours, "passt-rs"),
         };
         let path = path.canonicalize().with_context(|| format!("no program {}", path.display()))?;
         // passt looks at the name it was started by.

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 use super::contender::{Contender, Running};
-use super::process;
+use super::{life, process};
 use crate::lab::Child;
 use crate::traffic::Role;
 use crate::traffic::drive::{self, number};
@@ -66,6 +66,8 @@ pub(super) enum Probe {
         count: usize,
     },
     Ping,
+    /// A sidecar's, from start to end.
+    Life,
 }
 
 /// Numbers by name, as the table asks for them.
@@ -82,13 +84,14 @@ impl Probe {
             | Self::Start
             | Self::Hold { .. }
             | Self::Idle { .. }
-            | Self::Ping => 1500,
+            | Self::Ping
+            | Self::Life => 1500,
         }
     }
 
     /// Whether it needs a contender that has carried nothing before.
     pub(super) const fn wants_fresh_start(self) -> bool {
-        matches!(self, Self::Start | Self::Hold { .. } | Self::Idle { .. })
+        matches!(self, Self::Start | Self::Hold { .. } | Self::Idle { .. } | Self::Life)
     }
 
     pub(super) fn id(self) -> String {
@@ -108,6 +111,7 @@ impl Probe {
             Self::Hold { count } => format!("hold-{count}"),
             Self::Idle { count } => format!("idle-{count}"),
             Self::Ping => "ping".to_owned(),
+            Self::Life => "life".to_owned(),
         }
     }
 
@@ -129,8 +133,13 @@ impl Probe {
                 | Self::Start
                 | Self::Hold { .. }
                 | Self::Idle { .. }
-                | Self::Ping,
-                Contender::KernelNat | Contender::Relay | Contender::Peer(_) | Contender::Ours(_),
+                | Self::Ping
+                | Self::Life,
+                Contender::KernelNat
+                | Contender::Relay
+                | Contender::Peer(_)
+                | Contender::Ours(_)
+                | Contender::Sidecar,
             ) => None,
         }
     }
@@ -152,6 +161,7 @@ impl Probe {
             Self::Hold { count } => hold(running, count, seconds),
             Self::Idle { count } => idle(running, count, seconds),
             Self::Ping => ping(running, seconds),
+            Self::Life => life::live(running),
         }
     }
 }

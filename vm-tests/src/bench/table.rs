@@ -2,6 +2,7 @@
 //! It must never measure.
 
 mod vhost_user;
+mod sidecar;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,17 @@ impl Cells {
         }
     }
 
+    /// Instead of those there are.
+    pub(super) fn set_samples(
+        &mut self,
+        contender: Contender,
+        probe: Probe,
+        number: &'static str,
+        samples: Vec<f64>,
+    ) {
+        self.samples.insert((contender, probe, number), samples);
+    }
+
     pub(super) fn excuse(&mut self, contender: Contender, probe: Probe, reason: &str) {
         self.excuses.insert((contender, probe), reason.to_owned());
     }
@@ -36,6 +48,14 @@ impl Cells {
         let upper = samples.get(samples.len() / 2)?;
         let lower = samples.get((samples.len() - 1) / 2)?;
         Some(f64::midpoint(*lower, *upper))
+    }
+
+    pub(super) fn minimum(&self, contender: Contender, probe: Probe, number: &'static str) -> Option<f64> {
+        self.samples(contender, probe, number).iter().copied().min_by(f64::total_cmp)
+    }
+
+    pub(super) fn maximum(&self, contender: Contender, probe: Probe, number: &'static str) -> Option<f64> {
+        self.samples(contender, probe, number).iter().copied().max_by(f64::total_cmp)
     }
 
     /// Why there is no number, or that some repetitions failed.
@@ -107,8 +127,17 @@ impl Line {
     }
 }
 
+/// What a table shows of its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Columns {
+    /// Everybody's median, and ratios.
+    Contenders,
+    /// Minimum, median and maximum of the only one there is.
+    Spread,
+}
+
 /// Lines that compare the same contenders.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Table {
     pub(super) heading: &'static str,
     /// Begins the names of its rows.
@@ -119,6 +148,7 @@ pub(super) struct Table {
     pub(super) ours: Contender,
     /// Whom its numbers are divided by, left to right.
     pub(super) references: &'static [Contender],
+    pub(super) columns: Columns,
     pub(super) lines: Vec<Line>,
 }
 
@@ -155,9 +185,10 @@ pub(super) fn tables() -> Vec<Table> {
         contenders: &ON_A_TAP,
         ours: TAP,
         references: &[Contender::Relay, PEER],
+        columns: Columns::Contenders,
         lines,
     };
-    vec![on_a_tap, vhost_user::native(), vhost_user::emulated()]
+    vec![on_a_tap, vhost_user::native(), vhost_user::emulated(), sidecar::sidecar()]
 }
 
 fn stream_lines() -> Vec<Line> {
@@ -288,6 +319,6 @@ mod tests {
                 !table.lines.is_empty()
             })
             .collect();
-        assert_eq!(kept, [false, true, true]);
+        assert_eq!(kept, [false, true, true, false]);
     }
 }

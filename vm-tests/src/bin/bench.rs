@@ -9,11 +9,12 @@ const USAGE: &str = "usage: bench [OPTIONS]
   --peer PATH         passt to compare with (default: the one in PATH)
   --passt-rs PATH     passt-rs to measure (default: beside this program)
   --rows TEXT         only rows whose name contains TEXT, such as stream-out-1500-1, rr, crr, udp, start, hold,
-                      vhost, vhost-vm
+                      vhost, vhost-vm, sidecar
   --seconds S         of each run (default 3)
   --repetitions N     of each run, contenders in turn (default 5)
   --quick             one run of half a second
-  --output DIRECTORY  for performance.md, .svg and .json (default target/bench)";
+  --output DIRECTORY  for performance.md, .svg and .json (default target/bench); what is there of tables that are
+                      not measured stays";
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);

@@ -49,7 +49,7 @@ pub struct CloudInit {
     pub data: Vec<u8>,
 }
 
-pub(super) async fn dial(socket: &Path) -> anyhow::Result<Channel> {
+pub(crate) async fn dial(socket: &Path) -> anyhow::Result<Channel> {
     let path: PathBuf = socket.to_owned();
     // gRPC in Go calls a unix socket's server `localhost`.
     let endpoint = Endpoint::from_static("http://localhost").connect_timeout(DIAL_LIMIT);
@@ -61,7 +61,7 @@ pub(super) async fn dial(socket: &Path) -> anyhow::Result<Channel> {
     channel.context("the connection takes too long")?.with_context(|| format!("dial {}", socket.display()))
 }
 
-pub(super) async fn info(channel: Channel) -> anyhow::Result<InfoResult> {
+pub(crate) async fn info(channel: Channel) -> anyhow::Result<InfoResult> {
     let answer = timeout(INFO_LIMIT, async { InfoClient::new(channel).info(InfoParams {}).await });
     Ok(answer.await.context("no answer to Info in time")??.into_inner())
 }

@@ -1,6 +1,6 @@
 //! The lines over vhost-user: the native rig beside our own tap, and the emulated guest.
 
-use super::{Line, TAP, Table, Target, count, way};
+use super::{Columns, Line, TAP, Table, Target, count, way};
 use crate::bench::contender::{Contender, Guest};
 use crate::bench::probe::{Direction, Probe};
 
@@ -38,6 +38,7 @@ pub(super) fn native() -> Table {
         contenders: &[TAP, PEER, OURS],
         ours: OURS,
         references: &[TAP, PEER],
+        columns: Columns::Contenders,
         lines,
     }
 }
@@ -79,6 +80,7 @@ pub(super) fn emulated() -> Table {
         contenders: &[PEER_VM, OURS_VM],
         ours: OURS_VM,
         references: &[PEER_VM],
+        columns: Columns::Contenders,
         lines,
     }
 }
