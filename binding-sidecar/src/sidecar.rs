@@ -15,7 +15,7 @@ use crate::define::{DefineError, Defined, Surroundings, define, stem};
 use crate::metrics::{HookCall, Metrics};
 use crate::nic::Nic;
 use crate::pod;
-use crate::translator::{TranslatorError, Translators, Wanted, arguments::arguments, chain};
+use crate::translator::{Allowance, TranslatorError, Translators, Wanted, arguments::arguments, chain};
 use crate::vmi::{Place, Plan};
 
 /// What does not change while the sidecar runs.
@@ -208,16 +208,16 @@ impl Settings {
 
     /// Translators for these NICs, which share what memory there is.
     pub fn wanted(&self, nics: &[Nic], memory_limit: Option<u64>) -> Vec<Wanted> {
-        let share = memory_limit.map(|bytes| bytes / DESCRIPTOR_BYTES / nics.len().max(1) as u64);
+        let allowance = memory_limit.map(|bytes| Allowance::of(bytes / nics.len().max(1) as u64));
         let wanted = |nic| {
             let (socket, control) = (self.socket(nic), self.control(nic));
             Wanted {
                 name: nic.name.clone(),
                 pod_interface: nic.uplink.interface.clone(),
-                arguments: arguments(nic, &socket, &control),
+                arguments: arguments(nic, &socket, &control, allowance),
                 socket,
                 control,
-                descriptors_max: share.map(|share| share.max(DESCRIPTORS_MIN)),
+                descriptors_max: allowance.map(|allowance| allowance.descriptors),
             }
         };
         nics.iter().map(wanted).collect()
@@ -231,11 +231,3 @@ impl Settings {
         self.net_folder.join(format!("{}.control", stem(nic)))
     }
 }
-
-/// A container's memory for each descriptor of its translators: what a listening socket costs in the kernel (4.3 KB for
-/// TCP, 3.0 KB for UDP; Linux 6.18), and room for what waits in open connections. A translator that forwards all ports
-/// would open 75 000 of them (270 MB), and the kernel would kill it in a container of 64 MB.
-const DESCRIPTOR_BYTES: u64 = 6400;
-
-/// For a guest to be reachable at all.
-const DESCRIPTORS_MIN: u64 = 256;

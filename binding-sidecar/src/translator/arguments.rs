@@ -9,8 +9,10 @@ use std::path::Path;
 
 use crate::nic::{LogLevel, Nic, Ports, Sharing};
 
+use super::Allowance;
+
 /// passt-rs's arguments behind its own name.
-pub fn arguments(nic: &Nic, socket: &Path, control: &Path) -> Vec<OsString> {
+pub fn arguments(nic: &Nic, socket: &Path, control: &Path, allowance: Option<Allowance>) -> Vec<OsString> {
     let mut line = Line::default();
     line.flag("--foreground");
     line.flag("--vhost-user");
@@ -23,6 +25,7 @@ pub fn arguments(nic: &Nic, socket: &Path, control: &Path) -> Vec<OsString> {
     forward("--tcp-ports", &nic.tcp, nic, &mut line);
     forward("--udp-ports", &nic.udp, nic, &mut line);
     line.values("--flows-max", nic.tuning.flows_max);
+    line.values("--socket-memory", allowance.map(|allowance| allowance.socket_bytes));
     match nic.tuning.log_level {
         LogLevel::Warn => line.flag("--quiet"),
         LogLevel::Info => {}

@@ -26,7 +26,7 @@ fn plain() -> Nic {
 
 /// The arguments behind those that all have, as one line.
 fn line(nic: &Nic) -> String {
-    let arguments = arguments(nic, Path::new("/run/a.sock"), Path::new("/run/a.control"));
+    let arguments = arguments(nic, Path::new("/run/a.sock"), Path::new("/run/a.control"), None);
     let arguments: Vec<&str> = arguments.iter().map(|argument| argument.to_str().unwrap()).collect();
     let line = arguments.join(" ");
     let common = "--foreground --vhost-user --socket=/run/a.sock --control=/run/a.control --guest-mac=02:00:00:00:00:0a ";
@@ -180,7 +180,7 @@ fn check(table: &[(&str, Nic, String)]) {
 fn paths_stay_as_they_are() {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let socket = OsString::from_vec(b"/run/\xff x".to_vec());
-    let arguments = arguments(&plain(), Path::new(&socket), Path::new("/c"));
+    let arguments = arguments(&plain(), Path::new(&socket), Path::new("/c"), None);
     assert_eq!(arguments[2].as_bytes(), b"--socket=/run/\xff x");
 }
 
@@ -188,7 +188,7 @@ fn paths_stay_as_they_are() {
 fn a_list_longer_than_an_argument_is_several() {
     let odd: Vec<u16> = (0..=u16::MAX).filter(|port| port % 2 == 1).collect();
     let arguments =
-        arguments(&Nic { tcp: Ports::Only(odd.clone()), ..plain() }, Path::new("/s"), Path::new("/c"));
+        arguments(&Nic { tcp: Ports::Only(odd.clone()), ..plain() }, Path::new("/s"), Path::new("/c"), None);
     let lists: Vec<&str> = arguments
         .iter()
         .filter_map(|argument| argument.to_str().unwrap().strip_prefix("--tcp-ports="))

@@ -17,6 +17,7 @@
 //! Everything runs on the thread that calls: the death signal that ends translators with us is about the thread that
 //! started them (PR_SET_PDEATHSIG(2const)), so the runtime is one of the current thread.
 
+mod allowance;
 pub mod arguments;
 mod process;
 mod log;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+pub use allowance::Allowance;
 pub use board::{Board, Entry, Phase};
 pub use log::LOG_TARGET;
 pub use process::End;

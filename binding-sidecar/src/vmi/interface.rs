@@ -1,6 +1,6 @@
 //! One interface of the spec to one NIC. It must never stop at the first fault.
 
-use crate::nic::{Link, Model, Nic, Sharing, Uplink};
+use crate::nic::{Link, Nic, Sharing, Uplink};
 
 use super::annotations::{Annotations, MTU_MAX, MTU_MIN};
 use super::fault::Faults;

@@ -44,7 +44,7 @@ fn check_nic(nic: &Nic, place: &Place) {
         let (Ports::AllBut(ports) | Ports::Only(ports)) = ports;
         assert!(ports.is_sorted_by(|one, next| one < next) && !ports.contains(&0));
     }
-    for argument in arguments(nic, Path::new("/a.sock"), Path::new("/a.control")) {
+    for argument in arguments(nic, Path::new("/a.sock"), Path::new("/a.control"), None) {
         let bytes = argument.as_encoded_bytes();
         assert!(bytes.starts_with(b"--") && !bytes.contains(&0) && bytes.len() < 128 << 10);
     }

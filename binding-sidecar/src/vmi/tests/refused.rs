@@ -136,14 +136,9 @@ fn refused_interfaces(table: &[(Value, String)]) {
 fn names_of_interfaces() {
     let long = "x".repeat(254);
     let cut = format!("{}...", "x".repeat(64));
-    for (name, shown) in [
-        ("", ""),
-        ("a b", "a b"),
-        ("a/b", "a/b"),
-        ("ä", "ä"),
-        ("a\n", "a\\n"),
-        (long.as_str(), cut.as_str()),
-    ] {
+    for (name, shown) in
+        [("", ""), ("a b", "a b"), ("a/b", "a/b"), ("ä", "ä"), ("a\n", "a\\n"), (long.as_str(), cut.as_str())]
+    {
         let at = format!("spec.domain.devices.interfaces[0] \"{shown}\"");
         let wanted = format!("{at}: name: expected 1 to 253 letters, digits, - and _");
         assert_eq!(faults(&with_networks(&[name])), [wanted], "{name:?}");
