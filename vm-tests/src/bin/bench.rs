@@ -14,7 +14,7 @@ const USAGE: &str = "usage: bench [OPTIONS]
   --repetitions N     of each run, contenders in turn (default 5)
   --quick             one run of half a second
   --output DIRECTORY  for performance.md, .svg and .json (default target/bench); what is there of tables that are
-                      not measured stays";
+                      not measured stays, a table is replaced even if only some of its rows are measured";
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
