@@ -14,14 +14,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use binding_sidecar::names;
+use binding_sidecar::vmi::{Place, annotation_keys, plan};
 use serde_json::{Value, json};
 
 /// KubeVirt's user for VMs, and its group.
 const USER: &str = "107:107";
-
-/// Keys of annotations, without what they begin with. To be replaced by the list in `vmi`, once it is public there.
-const KEYS: [&str; 7] =
-    ["mtu", "dns", "dns-search", "map-host-loopback", "log-level", "flows-max", "metrics-address"];
 
 #[test]
 fn each_manifest_is_one_object_and_valid() {
@@ -195,7 +192,20 @@ fn examples_show_each_annotation_and_no_other() {
             shown.insert(key.to_owned());
         }
     }
-    assert_eq!(shown, KEYS.map(str::to_owned).into());
+    assert_eq!(shown, annotation_keys().map(str::to_owned).into());
+}
+
+#[test]
+fn each_example_is_served() {
+    let place = Place {
+        binding: names::DEFAULT_BINDING_NAME.to_owned(),
+        links: [("eth0".to_owned(), 1500), ("net1".to_owned(), 1500)].into(),
+        search: Vec::new(),
+    };
+    for (path, vmi) in vmis() {
+        let plan = plan(vmi.to_string().as_bytes(), &place).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(!plan.nics.is_empty(), "{path}: no NIC of ours");
+    }
 }
 
 #[test]
@@ -204,7 +214,7 @@ fn book_names_each_annotation_and_no_other() {
     let start = format!("| `{}", names::ANNOTATIONS);
     let rows = text.lines().filter_map(|line| line.strip_prefix(&start));
     let keys: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
-    assert_eq!(keys, KEYS);
+    assert_eq!(keys, annotation_keys());
 }
 
 /// Every file below `manifests`, by its path from there.

@@ -185,6 +185,12 @@ fn paths_stay_as_they_are() {
 }
 
 #[test]
+fn little_memory_is_passed_on() {
+    let arguments = arguments(&plain(), Path::new("/s"), Path::new("/c"), Some(Allowance::of(64_000_000)));
+    assert!(arguments.iter().any(|argument| argument == "--socket-memory=16000000"), "{arguments:?}");
+}
+
+#[test]
 fn a_list_longer_than_an_argument_is_several() {
     let odd: Vec<u16> = (0..=u16::MAX).filter(|port| port % 2 == 1).collect();
     let arguments =

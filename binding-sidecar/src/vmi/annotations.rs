@@ -155,6 +155,11 @@ impl Values {
     }
 }
 
+/// What follows [`ANNOTATIONS`] in the annotations that we know.
+pub fn annotation_keys() -> [&'static str; 7] {
+    Key::ALL.map(Key::name)
+}
+
 impl Key {
     const ALL: [Self; 7] = [
         Self::Mtu,

@@ -30,6 +30,7 @@ use interface::Reader;
 use network::{Networks, Role};
 use spec::{Headed, Interface, Metadata, Vmi};
 
+pub use annotations::annotation_keys;
 pub use fault::{Fault, Refusal};
 
 /// Where this sidecar stands: what the VMI does not say.
