@@ -43,7 +43,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("sluice-sidecar: {error:#}");
+            // It may be closed, or have nobody who reads.
+            let _ = writeln!(std::io::stderr(), "sluice-sidecar: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -68,7 +69,7 @@ fn show_definition(serve: &Serve, domain: &Path, vmi: &Path) -> anyhow::Result<E
 
 fn serve(serve: &Serve) -> anyhow::Result<ExitCode> {
     let config = Config::resolve(serve)?;
-    logging::init(serve.log_format, serve.log_level);
+    let _log = logging::init(serve.log_format, serve.log_level).context("starting to log")?;
     info!(
         container = config.settings.container,
         binding = config.settings.binding,
