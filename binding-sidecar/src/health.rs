@@ -4,9 +4,12 @@
 //! | path | answer |
 //! |---|---|
 //! | `/healthz` | 200 while the sidecar answers at all |
-//! | `/readyz` | 200 when it listens for hook calls and every wanted translator serves, else 503 with the reason |
+//! | `/readyz` | 200 when it listens for hook calls and every wanted translator serves, else 503; the reason on the socket only |
 //! | `/metrics` | OpenMetrics text |
-//! | `/status` | JSON, as [`Status`] |
+//! | `/status` | JSON, as [`Status`]; on the socket only |
+//!
+//! Who reaches the TCP address may be anybody in the cluster, and is not told of paths, processes and what translators
+//! print.
 //!
 //! One request per connection. A client has two seconds for its headers and five in all. Where there are too many,
 //! the oldest has to go, so that slow ones cannot lock others out; each listener has clients of its own.
@@ -14,6 +17,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,20 +33,15 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::metrics::{self, Metrics};
-use crate::names::{HOOKS_FOLDER, NET_FOLDER};
 use crate::status::{Counters, HookCalls, Interface, State, Status};
 use crate::translator::control::Stats;
 use crate::translator::{Board, Entry, Phase};
-
-/// Where the sidecar listens unless it is told otherwise.
-pub fn default_socket() -> PathBuf {
-    Path::new(HOOKS_FOLDER).join(NET_FOLDER).join("sluice.http")
-}
 
 /// What is told. Copies tell the same.
 #[derive(Debug, Clone)]
@@ -66,7 +65,7 @@ impl Health {
     /// Why the sidecar is not ready; none: it is.
     pub fn not_ready(&self) -> Option<String> {
         if !self.hooks_listen.load(Ordering::Relaxed) {
-            return Some("hook calls are not answered yet".to_owned());
+            return Some("hook calls are not answered".to_owned());
         }
         let reasons: Vec<_> = self.board.entries().iter().filter_map(Entry::not_running).collect();
         if reasons.is_empty() { None } else { Some(reasons.join("; ")) }
@@ -96,7 +95,7 @@ impl Health {
         let mut clients = Clients::default();
         loop {
             match socket.listener.accept().await {
-                Ok((stream, _)) => clients.serve(stream, self.clone()),
+                Ok((stream, _)) => clients.serve(stream, self.clone(), Reach::Container),
                 Err(error) => refused(error).await,
             }
         }
@@ -107,13 +106,50 @@ impl Health {
         let mut clients = Clients::default();
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => clients.serve(stream, self.clone()),
+                Ok((stream, _)) => clients.serve(stream, self.clone(), Reach::Network),
                 Err(error) => refused(error).await,
             }
         }
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    /// Answers at the TCP address that is `wanted` at the time, until nobody can want one.
+    pub async fn serve_wanted(self, mut wanted: watch::Receiver<Option<SocketAddr>>) {
+        loop {
+            let address = *wanted.borrow_and_update();
+            let serving = address.map(|address| tokio::spawn(self.clone().serve_at(address)));
+            let changed = wanted.changed().await;
+            if let Some(serving) = serving {
+                serving.abort();
+                // Until its listener is closed: the next address may be the same port's.
+                let _ = serving.await;
+            }
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Answers at a TCP address as soon as it can be had. A VM without metrics is better than no VM.
+    async fn serve_at(self, address: SocketAddr) {
+        let mut told = false;
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(error) if !told => warn!(%address, "no metrics there yet: {error}"),
+                Err(_) => {}
+            }
+            told = true;
+            sleep(BIND_PAUSE).await;
+        };
+        info!(%address, "metrics are served");
+        self.serve_tcp(listener).await;
+    }
+
+    async fn answer(
+        self,
+        reach: Reach,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n".to_owned());
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -123,21 +159,32 @@ impl Health {
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => match self.not_ready() {
                 None => text(StatusCode::OK, "ok\n".to_owned()),
-                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+                Some(why) => match reach {
+                    Reach::Container => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+                    Reach::Network => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
+                },
             },
             "/metrics" => {
                 let read = self.board.read().await;
                 typed(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.text(read))
             }
-            "/status" => match serde_json::to_string_pretty(&self.status().await) {
-                Ok(json) => typed(StatusCode::OK, "application/json", json + "\n"),
-                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-            },
-            _ => {
-                text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and /status\n".to_owned())
+            "/status" if reach == Reach::Container => {
+                match serde_json::to_string_pretty(&self.status().await) {
+                    Ok(json) => typed(StatusCode::OK, "application/json", json + "\n"),
+                    Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+                }
             }
+            _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n".to_owned()),
         })
     }
+}
+
+/// Who can ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Our user, in this container.
+    Container,
+    Network,
 }
 
 /// A listening Unix socket; dropped, its file goes.
@@ -179,7 +226,12 @@ struct Clients {
 }
 
 impl Clients {
-    fn serve(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, health: Health) {
+    fn serve(
+        &mut self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        health: Health,
+        reach: Reach,
+    ) {
         while self.tasks.try_join_next().is_some() {}
         self.order.retain(|client| !client.is_finished());
         if self.order.len() >= CLIENTS_MAX
@@ -187,13 +239,13 @@ impl Clients {
         {
             oldest.abort();
         }
-        self.order.push_back(self.tasks.spawn(client(stream, health)));
+        self.order.push_back(self.tasks.spawn(client(stream, health, reach)));
     }
 }
 
 /// One connection from its start to its end.
-async fn client(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, health: Health) {
-    let service = service_fn(move |request| health.clone().answer(request));
+async fn client(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, health: Health, reach: Reach) {
+    let service = service_fn(move |request| health.clone().answer(reach, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_DEADLINE)
@@ -261,3 +313,5 @@ const CLIENT_DEADLINE: Duration = Duration::from_secs(5);
 const BUFFER_BYTES: usize = 8192;
 /// Before the next is let in.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+/// Until an address is tried again that could not be had: it may be another's now, or not the pod's yet.
+const BIND_PAUSE: Duration = Duration::from_secs(3);

@@ -43,7 +43,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("sluice-sidecar: {error:#}");
+            // It may be closed, or have nobody who reads.
+            let _ = writeln!(std::io::stderr(), "sluice-sidecar: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -68,13 +69,19 @@ fn show_definition(serve: &Serve, domain: &Path, vmi: &Path) -> anyhow::Result<E
 
 fn serve(serve: &Serve) -> anyhow::Result<ExitCode> {
     let config = Config::resolve(serve)?;
-    logging::init(serve.log_format, serve.log_level);
+    let _log = logging::init(serve.log_format, serve.log_level).context("starting to log")?;
     info!(
         container = config.settings.container,
         binding = config.settings.binding,
         "sluice-sidecar {}",
         env!("CARGO_PKG_VERSION")
     );
+    if is_initial_root() {
+        warn!(
+            "running as root: translators become nobody, who cannot use the folder of sockets, and outlive a sidecar that \
+             is killed; run as another user (KubeVirt: without its feature gate Root)"
+        );
+    }
     // From here on the log is where reasons stand.
     Ok(match runtime()?.block_on(work(&config)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,6 +90,12 @@ fn serve(serve: &Serve) -> anyhow::Result<ExitCode> {
             ExitCode::FAILURE
         }
     })
+}
+
+/// Whether what we start is root in the first user namespace, as which passt-rs does not go on.
+fn is_initial_root() -> bool {
+    let everybody = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
+    rustix::process::geteuid().is_root() && fs::read_to_string("/proc/self/uid_map").is_ok_and(everybody)
 }
 
 /// Of one thread: what starts a process must live as long as the process may (`translator`).
@@ -107,14 +120,15 @@ async fn work(config: &Config) -> anyhow::Result<()> {
     let health = Health::new(translators.board(), metrics.clone());
     let sidecar = Arc::new(Sidecar::new(config.settings.clone(), translators, metrics));
     serve_health(&health, config, sidecar.metrics_address()).await?;
-    let hook = publish(hooks::launcher_services(&sidecar), &sidecar, net, &config.hook_socket)?;
+    // Before the hook socket, as virt-launcher goes on when it finds that.
     let plugin = match config.plugin_folder.is_dir() {
         true => {
             let socket = config.plugin_folder.join(PLUGIN_SOCKET);
-            Some(publish(hooks::plugin_services(&sidecar), &sidecar, &config.plugin_folder, &socket)?)
+            Some(publish(hooks::plugin_services(&sidecar), &sidecar, &config.plugin_folder, &socket).await?)
         }
         false => None,
     };
+    let hook = publish(hooks::launcher_services(&sidecar), &sidecar, net, &config.hook_socket).await?;
     health.set_hooks_listen(true);
     info!(socket = %config.hook_socket.display(), "ready for hook calls");
 
@@ -125,10 +139,14 @@ async fn work(config: &Config) -> anyhow::Result<()> {
         }
         () = sidecar.ended() => {}
     }
+    health.set_hooks_listen(false);
     sidecar.end_translators().await;
-    for served in [Some(hook), plugin].into_iter().flatten() {
-        served.end().await;
-    }
+    let plugin_ends = async {
+        if let Some(plugin) = plugin {
+            plugin.end().await;
+        }
+    };
+    tokio::join!(hook.end(), plugin_ends);
     info!("ended");
     Ok(())
 }
@@ -137,7 +155,7 @@ async fn work(config: &Config) -> anyhow::Result<()> {
 async fn serve_health(
     health: &Health,
     config: &Config,
-    mut wanted: watch::Receiver<Option<SocketAddr>>,
+    wanted: watch::Receiver<Option<SocketAddr>>,
 ) -> anyhow::Result<()> {
     let path = &config.http_socket;
     let socket =
@@ -147,21 +165,7 @@ async fn serve_health(
         let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
         tokio::spawn(health.clone().serve_tcp(listener));
     }
-    let health = health.clone();
-    tokio::spawn(async move {
-        let mut serving: Option<JoinHandle<()>> = None;
-        while wanted.changed().await.is_ok() {
-            if let Some(before) = serving.take() {
-                before.abort();
-            }
-            let Some(address) = *wanted.borrow_and_update() else { continue };
-            // A VM without metrics is better than no VM.
-            match TcpListener::bind(address).await {
-                Ok(listener) => serving = Some(tokio::spawn(health.clone().serve_tcp(listener))),
-                Err(error) => warn!(%address, "no metrics there: {error}"),
-            }
-        }
-    });
+    tokio::spawn(health.clone().serve_wanted(wanted));
     Ok(())
 }
 
@@ -173,9 +177,14 @@ struct Served {
 }
 
 /// Serves `services` on a socket that appears at `path` when there is somebody to answer. `aside` is a folder beside it.
-fn publish(services: Router, sidecar: &Arc<Sidecar>, aside: &Path, path: &Path) -> anyhow::Result<Served> {
+async fn publish(
+    services: Router,
+    sidecar: &Arc<Sidecar>,
+    aside: &Path,
+    path: &Path,
+) -> anyhow::Result<Served> {
     let context = || format!("listening on {}", path.display());
-    let (listener, hidden) = HookSocket::listen(aside, path).with_context(context)?;
+    let (listener, hidden) = HookSocket::listen(aside, path).await.with_context(context)?;
     let incoming = UnixListenerStream::new(listener);
     let sidecar = Arc::clone(sidecar);
     let task = tokio::spawn(async move {

@@ -52,6 +52,11 @@ impl Metrics {
         Self { calls: Arc::default(), started: SystemTime::now() }
     }
 
+    /// A call was answered that had nothing to wait for.
+    pub fn instant_hook_call(&self, call: HookCall) {
+        *self.lock().answered.entry(call).or_default() += 1;
+    }
+
     /// A call was answered after `took`.
     pub fn hook_call(&self, call: HookCall, took: Duration) {
         let mut calls = self.lock();
@@ -228,9 +233,9 @@ fn interface(entry: &Entry) -> [(&'static str, &str); 1] {
     [("interface", entry.interface.as_str())]
 }
 
-/// Upper bounds of calls' times: a call that starts translators takes some tens of milliseconds; from a second on,
-/// virt-launcher may have given up.
-const CALL_SECONDS: [f64; 9] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+/// Upper bounds of calls' times: a call that starts translators takes some tens of milliseconds, one that gives up on them
+/// five seconds and more; after a minute virt-launcher has given up.
+const CALL_SECONDS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
 
 const fn ours(name: &'static str, source: Source, help: &'static str) -> Metric {
     Metric { name, help, source }
@@ -250,7 +255,7 @@ pub const METRICS: &[Metric] = &[
     ours("sluice_build_info", Source::Build, "version of the sidecar; always 1"),
     ours("process_start_time_seconds", Source::Started, "when the sidecar started, since 1970"),
     ours("sluice_hook_calls_total", Source::HookCalls, "hook calls answered"),
-    ours("sluice_hook_call_duration_seconds", Source::HookCallSeconds, "time from a hook call to its answer"),
+    ours("sluice_hook_call_duration_seconds", Source::HookCallSeconds, "time from a hook call to its answer; only of calls about a domain"),
     ours("sluice_translator_up", Source::Up, "1: the translator runs and answers"),
     ours("sluice_translator_restarts_total", Source::Restarts, "times the translator was started again, by how the one before ended"),
     counter("sluice_cable_from_guest_frames_total", "/cable/from_guest_frames", "frames from the guest; a segment that the device cuts is one"),
@@ -346,19 +351,25 @@ mod tests {
         let metrics = Metrics::new();
         metrics.hook_call(OK, Duration::from_millis(7));
         metrics.clone().hook_call(OK, Duration::from_secs(60));
-        assert_eq!(metrics.hook_calls(), [(OK, 2)]);
+        metrics.hook_call(OK, Duration::from_secs(61));
+        let shutdown = HookCall { call: "Shutdown", ..OK };
+        metrics.instant_hook_call(shutdown);
+        assert_eq!(metrics.hook_calls(), [(OK, 3), (shutdown, 1)]);
         let text = metrics.text(Vec::new());
         for line in [
-            r#"sluice_hook_calls_total{call="OnDefineDomain",version="v1alpha3",outcome="ok"} 2"#,
+            r#"sluice_hook_calls_total{call="OnDefineDomain",version="v1alpha3",outcome="ok"} 3"#,
+            r#"sluice_hook_calls_total{call="Shutdown",version="v1alpha3",outcome="ok"} 1"#,
             r#"sluice_hook_call_duration_seconds_bucket{le="0.005",call="OnDefineDomain"} 0"#,
             r#"sluice_hook_call_duration_seconds_bucket{le="0.01",call="OnDefineDomain"} 1"#,
-            r#"sluice_hook_call_duration_seconds_bucket{le="+Inf",call="OnDefineDomain"} 2"#,
-            r#"sluice_hook_call_duration_seconds_count{call="OnDefineDomain"} 2"#,
+            r#"sluice_hook_call_duration_seconds_bucket{le="60.0",call="OnDefineDomain"} 2"#,
+            r#"sluice_hook_call_duration_seconds_bucket{le="+Inf",call="OnDefineDomain"} 3"#,
+            r#"sluice_hook_call_duration_seconds_count{call="OnDefineDomain"} 3"#,
             concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
         }
+        assert!(!text.contains("sluice_hook_call_duration_seconds_count{call=\"Shutdown\"}"), "{text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex as StdMutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use thiserror::Error;
 use tokio::sync::{Mutex, watch};
@@ -94,7 +94,7 @@ impl Sidecar {
             Err(CallError::Asked(_)) => "invalid_argument",
             Err(CallError::Pod(_) | CallError::Translator(_) | CallError::Ending) => "failed_precondition",
         };
-        self.count(call, label, started.elapsed());
+        self.metrics.hook_call(counted(call, label), started.elapsed());
         outcome.map(String::into_bytes).map_err(|error| {
             let text = chain(&error);
             warn!(call = call.name, version = call.version, "the domain stays as it is: {text}");
@@ -113,8 +113,10 @@ impl Sidecar {
         let Defined { domain, plan } = define(domain, vmi, &surroundings)?;
         let wanted = self.settings.wanted(&plan.nics, surroundings.memory_limit);
         tokio::select! {
-            outcome = translators.ensure(&wanted) => outcome?,
+            biased;
+            // First: who waited for the lock may have it after those who ended all translators.
             () = self.ended() => return Err(CallError::Ending),
+            outcome = translators.ensure(&wanted) => outcome?,
         }
         self.metrics_address.send_if_modified(|address| {
             let changed = *address != plan.metrics_address;
@@ -128,11 +130,14 @@ impl Sidecar {
     /// Another call that changes nothing.
     pub fn note(&self, call: Call) {
         debug!(call = call.name, version = call.version, "called");
-        self.count(call, "ok", Duration::ZERO);
+        self.metrics.instant_hook_call(counted(call, "ok"));
     }
 
-    fn count(&self, Call { name: call, version }: Call, outcome: &'static str, took: Duration) {
-        self.metrics.hook_call(HookCall { call, version, outcome }, took);
+    /// A call that makes no sense: the answer to it.
+    pub fn refuse(&self, call: Call, why: String) -> Status {
+        warn!(call = call.name, version = call.version, "refused: {why}");
+        self.metrics.instant_hook_call(counted(call, "invalid_argument"));
+        Status::invalid_argument(why)
     }
 
     /// Whoever waits for [`Self::ended`] goes on.
@@ -193,6 +198,10 @@ impl Sidecar {
         }
         *last = Some(plan);
     }
+}
+
+fn counted(Call { name: call, version }: Call, outcome: &'static str) -> HookCall {
+    HookCall { call, version, outcome }
 }
 
 impl Settings {

@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use binding_sidecar::metrics::Metrics;
+use binding_sidecar::sidecar::{Call, Settings, Sidecar};
 use binding_sidecar::translator::{End, Phase, TranslatorError, Translators, control};
 use rustix::process::Signal;
 use translator_support::{Room, alive, kill, until};
@@ -176,7 +178,7 @@ async fn what_is_wanted_no_more_ends() {
 }
 
 #[tokio::test]
-async fn other_arguments_replace_a_translator_until_a_guest_came() {
+async fn what_is_wanted_no_more_or_otherwise_stays_where_a_guest_came() {
     let room = Room::new();
     let mut translators = room.translators();
     // Not vhost-user: there, who only connects is a guest too.
@@ -202,7 +204,12 @@ async fn other_arguments_replace_a_translator_until_a_guest_came() {
     }
     translators.ensure(&[wanted(1400)]).await.unwrap();
     assert_eq!(room.pid(&translators, "default"), second);
+    translators.ensure(&[]).await.unwrap();
+    assert_eq!(room.pid(&translators, "default"), second);
+    assert!(alive(second));
     translators.stop().await;
+    assert!(!alive(second));
+    assert!(translators.board().entries().is_empty());
 }
 
 #[tokio::test]
@@ -249,13 +256,44 @@ async fn a_replacement_that_is_cut_short_waits_for_the_place_to_be_free() {
     let first = room.pid(&translators, "default");
     // It takes a second to end.
     kill(first, Signal::STOP);
-    let cut_short = tokio::time::timeout(Duration::from_millis(300), translators.ensure(&[])).await;
+    // Half a second before, it is asked whether it has a guest.
+    let cut_short = tokio::time::timeout(Duration::from_secs(1), translators.ensure(&[])).await;
     assert!(cut_short.is_err());
+    // Nobody waits for it to be ready any more.
+    assert!(translators.board().entries().is_empty());
     assert!(alive(first));
     translators.ensure(&[room.wanted("default")]).await.unwrap();
     assert!(!alive(first));
     assert!(room.wanted("default").socket.exists());
     translators.stop().await;
+}
+
+#[tokio::test]
+async fn a_hook_call_that_comes_after_the_end_starts_nothing() {
+    let room = Room::new();
+    let translators = room.translators();
+    let board = translators.board();
+    let settings = Settings {
+        container: "hook-sidecar-0".to_owned(),
+        binding: "sluice".to_owned(),
+        net_folder: room.folder().to_owned(),
+        resolv_conf: room.path("no-resolv-conf"),
+    };
+    let sidecar = Sidecar::new(settings, translators, Metrics::new());
+    sidecar.shut_down();
+    sidecar.end_translators().await;
+    let call = Call { name: "OnDefineDomain", version: "v1alpha3" };
+    let domain = include_bytes!("golden/plain/in.xml");
+    // The one interface that is everywhere.
+    let vmi = include_str!("golden/plain/vmi.json").replace("eth0", "lo");
+    // What is chosen by chance is right now and then.
+    for _ in 0..32 {
+        let refused = sidecar.define(call, domain, vmi.as_bytes()).await.unwrap_err();
+        assert_eq!(refused.message(), "the sidecar ends");
+        assert!(board.entries().is_empty());
+    }
+    assert_eq!(children(), Vec::<String>::new());
+    assert_eq!(room.files(), Vec::<String>::new());
 }
 
 /// Runs itself as the sidecar.

@@ -11,6 +11,7 @@ mod translator_support;
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,8 +22,9 @@ use binding_sidecar::status::{self, State, Status};
 use binding_sidecar::translator::{Board, Phase, Translators, control};
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::watch;
 use translator_support::{Room, kill, until};
 
 #[tokio::test]
@@ -36,7 +38,7 @@ async fn a_scrape_has_every_number_of_every_translator_in_openmetrics() {
     assert!(answer.head.contains(&format!("content-type: {CONTENT_TYPE}")), "{}", answer.head);
     let samples = parse_openmetrics(&answer.body);
     let told = control::stats(&room.wanted("default").control).await.unwrap();
-    for pointer in numbers(told.value(), "") {
+    for pointer in numbers(&everything(&room.wanted("default").control).await, "") {
         let known = METRICS.iter().find(|metric| match metric.source {
             Source::Counter(known) | Source::Gauge(known) => known == pointer,
             Source::Drops => pointer.starts_with("/drops/"),
@@ -86,7 +88,7 @@ async fn ready_is_who_listens_and_has_all_translators() {
     let mut translators = Translators::new(room.script(&script));
     let (socket, health) = serve(&room, translators.board()).await;
     let answer = get(&socket, "/readyz").await;
-    assert_eq!((answer.status, answer.body.as_str()), (503, "hook calls are not answered yet\n"));
+    assert_eq!((answer.status, answer.body.as_str()), (503, "hook calls are not answered\n"));
     health.set_hooks_listen(true);
     assert_eq!(get(&socket, "/readyz").await.status, 200);
     translators.ensure(&[room.wanted("default")]).await.unwrap();
@@ -218,14 +220,43 @@ async fn a_tcp_address_answers_too_and_only_a_dead_socket_is_replaced() {
     assert_eq!(UnixSocket::listen(&path).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 
-    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
     tokio::spawn(Health::new(Board::default(), Metrics::new()).serve_tcp(tcp));
-    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
-    client.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // What translators say, and where things are, is for those in the container.
+    for (path, status, body) in [
+        ("/healthz", 200, "ok\n"),
+        ("/readyz", 503, "not ready\n"),
+        ("/status", 404, "there are /healthz, /readyz and /metrics\n"),
+    ] {
+        let answer = asked(TcpStream::connect(address).await.unwrap(), &format!("GET {path}")).await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, body), "{path}");
+    }
+}
+
+/// Time jumps to the next deadline when there is nothing to do.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_in_use_is_served_when_it_is_free_and_left_when_another_is_wanted() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let (want, wanted) = watch::channel(Some(address));
+    tokio::spawn(Health::new(Board::default(), Metrics::new()).serve_wanted(wanted));
+    for _ in 0..10 {
+        // It tries.
+        tokio::task::yield_now().await;
+    }
+    drop(taken);
+    let answers = |address: SocketAddr| std::net::TcpStream::connect(address).is_ok();
+    assert!(!answers(address));
+    until("metrics are served", || answers(address)).await;
+
+    // Where it could not be bound as long as the one before is.
+    let begun = tokio::time::Instant::now();
+    want.send(Some((Ipv4Addr::UNSPECIFIED, address.port()).into())).unwrap();
+    until("all addresses are served", || answers((Ipv4Addr::new(127, 0, 0, 2), address.port()).into())).await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    want.send(None).unwrap();
+    until("nothing is served", || !answers(address)).await;
 }
 
 /// With one hook call counted.
@@ -250,13 +281,25 @@ async fn get(socket: &Path, path: &str) -> Answer {
 }
 
 async fn ask(socket: &Path, request: &str) -> Answer {
-    let mut client = UnixStream::connect(socket).await.unwrap();
+    asked(UnixStream::connect(socket).await.unwrap(), request).await
+}
+
+async fn asked(mut client: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> Answer {
     client.write_all(format!("{request} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+/// What a translator says of itself.
+async fn everything(control: &Path) -> Value {
+    let mut client = BufReader::new(UnixStream::connect(control).await.unwrap());
+    client.write_all(b"{\"get\":\"stats\"}\n").await.unwrap();
+    let mut answer = String::new();
+    client.read_line(&mut answer).await.unwrap();
+    serde_json::from_str(&answer).unwrap()
 }
 
 /// JSON pointers of all numbers.

@@ -7,7 +7,8 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use binding_sidecar::translator::{LOG_TARGET, Translators};
-use translator_support::Room;
+use rustix::process::Signal;
+use translator_support::{Room, kill, until};
 
 #[tokio::test]
 async fn what_a_translator_prints_is_in_our_log_and_does_not_hold_it_up() {
@@ -19,6 +20,12 @@ async fn what_a_translator_prints_is_in_our_log_and_does_not_hold_it_up() {
         format!("head -c 3000000 /dev/zero | tr '\\0' x >&2; exec {} \"$@\"", room.program().display());
     let mut translators = Translators::new(room.script(&script));
     translators.ensure(&[room.wanted("default")]).await.unwrap();
+    kill(room.pid(&translators, "default"), Signal::KILL);
+    let board = translators.board();
+    until("another one serves", || {
+        board.entries()[0].restarts_total() == 1 && board.entries()[0].not_running().is_none()
+    })
+    .await;
     translators.stop().await;
     let lines: Vec<serde_json::Value> =
         log.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -31,6 +38,13 @@ async fn what_a_translator_prints_is_in_our_log_and_does_not_hold_it_up() {
     let waiting = theirs.iter().find(|line| message(line).starts_with("waiting for the guest at")).unwrap();
     assert_eq!(waiting["level"], "INFO");
     let ours = |text: &str| lines.iter().any(|line| line["fields"]["message"] == text);
+    let again =
+        lines.iter().find(|line| line["fields"]["message"] == "translator ended, it is started again");
+    let again = &again.unwrap()["fields"];
+    assert_eq!(
+        (&again["interface"], &again["end"], &again["restarts"]),
+        (&"default".into(), &"SIGKILL".into(), &1.into())
+    );
     assert!(ours("translator serves") && ours("translator ended as asked"));
 }
 

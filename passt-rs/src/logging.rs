@@ -18,6 +18,8 @@ use crate::config::{Log, Verbosity};
 pub fn init(log: &Log) -> io::Result<()> {
     let subscriber =
         tracing_subscriber::fmt().with_max_level(level(log.verbosity)).with_target(false).with_ansi(false);
+    // A line that cannot be written would be told where nobody reads either, and end us with a panic.
+    let subscriber = subscriber.log_internal_errors(false);
     match &log.file {
         None => subscriber.with_writer(io::stderr).init(),
         Some(path) => subscriber.with_writer(Mutex::new(LogFile::open(path, log.size_bytes)?)).init(),

@@ -25,11 +25,11 @@ impl DomainHookService for DomainHook {
         request: Request<MutateDomainRequest>,
     ) -> Result<Response<MutateDomainResponse>, Status> {
         let MutateDomainRequest { domain_type, domain, vmi, .. } = request.into_inner();
-        if domain_type != LIBVIRT {
-            let text = format!("domain_type is {domain_type:?}; only {LIBVIRT:?} is known");
-            return Err(Status::invalid_argument(text));
-        }
         let call = Call { name: "MutateDomain", version: "plugins.v1alpha1" };
+        if domain_type != LIBVIRT {
+            let why = format!("domain_type is {domain_type:?}; only {LIBVIRT:?} is known");
+            return Err(self.sidecar.refuse(call, why));
+        }
         let domain = self.sidecar.define(call, &domain, &vmi).await?;
         Ok(Response::new(MutateDomainResponse { domain }))
     }

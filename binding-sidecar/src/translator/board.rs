@@ -121,13 +121,15 @@ impl Board {
         }
     }
 
-    /// It ended, and is to be started again.
-    pub(super) fn count_restart(&self, name: &str, end: End) {
-        if let Some(entry) = self.lock().get_mut(name) {
-            *entry.restarts.entry(end.label()).or_default() += 1;
-            entry.last_end = Some(end);
-            entry.phase = Phase::Waiting;
-        }
+    /// It ended, and is to be started again: how often that was so.
+    pub(super) fn count_restart(&self, name: &str, end: End) -> u64 {
+        let mut entries = self.lock();
+        // Forgotten while it ended.
+        let Some(entry) = entries.get_mut(name) else { return 0 };
+        *entry.restarts.entry(end.label()).or_default() += 1;
+        entry.last_end = Some(end);
+        entry.phase = Phase::Waiting;
+        entry.restarts_total()
     }
 
     /// Forgets those that are wanted no more.

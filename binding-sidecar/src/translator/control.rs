@@ -36,11 +36,6 @@ impl Stats {
         let drops = self.0.get("drops").and_then(Value::as_object).into_iter().flatten();
         drops.filter_map(|(reason, count)| Some((reason.as_str(), count.as_u64()?)))
     }
-
-    /// Everything, as it came.
-    pub fn value(&self) -> &Value {
-        &self.0
-    }
 }
 
 /// Asks for the counters; half a second is the most it takes.

@@ -9,7 +9,8 @@
 //! | is as before | stays |
 //! | has other arguments, and no guest was attached yet, or the translator does not run | is replaced |
 //! | has other arguments, and a guest was attached | stays as it is, with a warning: KubeVirt never redefines a VM that runs, and a guest would lose every connection |
-//! | is wanted no more | is ended |
+//! | is wanted no more, and no guest was attached, or the translator does not run | is ended |
+//! | is wanted no more, and a guest was attached | stays, with a warning, for the same reason |
 //!
 //! What did not come up at its first start is not tried again until the next call: the caller is told why, and is the
 //! one who can do something about it. What was up once is restarted until it is wanted no more.
@@ -137,11 +138,19 @@ impl Translators {
         for name in self.supervisors.keys().cloned().collect::<Vec<_>>() {
             let Some(supervisor) = self.supervisors.get_mut(&name) else { continue };
             let keep = match wanted.iter().find(|each| each.name == name) {
+                _ if supervisor.has_failed() => false,
                 None => {
-                    info!(interface = name, "wanted no more: its translator ends");
-                    false
+                    let keep = control::guest_was_attached(supervisor.wanted()).await;
+                    if keep {
+                        warn!(
+                            interface = name,
+                            "wanted no more, but it serves a guest: its translator stays"
+                        );
+                    } else {
+                        info!(interface = name, "wanted no more: its translator ends");
+                    }
+                    keep
                 }
-                Some(_) if supervisor.has_failed() => false,
                 Some(each) if each == supervisor.wanted() => true,
                 Some(each) => {
                     let keep = control::guest_was_attached(supervisor.wanted()).await;
@@ -164,8 +173,11 @@ impl Translators {
                 self.ending.push(supervisor.ask_to_end());
             }
         }
+        // Before we wait: a call that is cut short would leave on it what nobody wants.
+        self.board.retain(|name| {
+            self.supervisors.contains_key(name) || wanted.iter().any(|each| each.name == name)
+        });
         self.ended().await;
-        self.board.retain(|name| wanted.iter().any(|each| each.name == name));
     }
 
     /// Waits for those that end; they do so all at a time. Where it is dropped, the next one waits for them.

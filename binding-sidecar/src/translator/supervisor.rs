@@ -183,9 +183,16 @@ impl Work {
             Failure::Ended(end, said) => (end, said),
             Failure::NotStarted(error) => (End::NotStarted, format!("{}: {error}", self.program.display())),
         };
-        self.board.count_restart(&self.wanted.name, end);
+        let restarts = self.board.count_restart(&self.wanted.name, end);
         let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        warn!(interface = self.wanted.name, %end, said, pause_ms, "translator ended, it is started again");
+        warn!(
+            interface = self.wanted.name,
+            %end,
+            restarts,
+            said,
+            pause_ms,
+            "translator ended, it is started again"
+        );
     }
 
     /// One that was killed leaves its files. passt-rs itself replaces the sockets of a dead one, so they are in
