@@ -6,5 +6,5 @@ mod http;
 mod stream;
 
 pub use dns::{DnsServer, NAME};
-pub use http::{HttpServer, PAGE, get};
+pub use http::{HttpServer, PAGE, get, get_within};
 pub use stream::{Received, Sink, md5};

@@ -70,8 +70,18 @@ fn serve(connection: TcpStream) -> anyhow::Result<()> {
 
 /// Fetches `path` from `server`, as a program in `namespace` would; the body.
 pub fn get(namespace: &Namespace, server: SocketAddr, path: &str) -> anyhow::Result<String> {
-    let connection = namespace.run(|| TcpStream::connect_timeout(&server, SILENCE_LIMIT))??;
-    connection.set_read_timeout(Some(SILENCE_LIMIT))?;
+    get_within(namespace, server, path, SILENCE_LIMIT)
+}
+
+/// The same, given up when nothing comes for `limit`.
+pub fn get_within(
+    namespace: &Namespace,
+    server: SocketAddr,
+    path: &str,
+    limit: Duration,
+) -> anyhow::Result<String> {
+    let connection = namespace.run(|| TcpStream::connect_timeout(&server, limit))??;
+    connection.set_read_timeout(Some(limit))?;
     write!(&connection, "GET {path} HTTP/1.0\r\nHost: {server}\r\n\r\n")?;
     let mut response = String::new();
     (&connection).read_to_string(&mut response)?;
