@@ -128,8 +128,8 @@ fn flows_that_share_too_little_spill_wait_and_resume() {
     const FLOWS: usize = 6;
     const TOTAL: u64 = 16 << 20;
     // The guest's timer fires 1, 3, 7 and 15 seconds after the last progress: what goes on in between was told to.
-    const STALL: Duration = Duration::from_millis(7300);
-    const AT_ONCE: Duration = Duration::from_secs(7);
+    const STALL: Duration = Duration::from_millis(3300);
+    const AT_ONCE: Duration = Duration::from_millis(3500);
     let limits = Limits { spill_bytes: 128 << 10, ..Limits::default() };
     with(Options { limits, mtu: 9000, ..Options::default() }, |lab| {
         let (listener, address) = listen(PEER4);
