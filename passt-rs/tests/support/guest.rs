@@ -212,7 +212,7 @@ impl Guest {
             let ended = !self.socket(handle).may_recv();
             // Where the last acknowledgment is lost, a retransmission finds no flow any more and is reset (`transport::tcp`
             // has no TIME-WAIT). What arrived is for the peer to say.
-            let gone = self.socket(handle).state() == State::Closed;
+            let gone = self.cable.faults.lost > 0 && self.socket(handle).state() == State::Closed;
             if closed && ended && (gone || self.socket(handle).send_queue() == 0) {
                 assert_eq!(received, down, "the stream ended too early or too late");
                 return;
