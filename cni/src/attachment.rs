@@ -1,0 +1,72 @@
+//! One NIC of one container on one network: the key of everything this plugin keeps, and the names derived from it.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// Who an ADD is for. A runtime says the same at DEL, CHECK and GC.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Attachment {
+    pub network: String,
+    pub container: String,
+    pub interface: String,
+}
+
+impl Attachment {
+    /// 16 hexadecimal digits that stand for all three, in names of files and in marks on rules.
+    pub fn id(&self) -> String {
+        self.digest(16)
+    }
+
+    /// The host's end of a veth pair: 15 characters, the longest a link's name may be. Tools that leave alone what is
+    /// called `veth*` do so with ours.
+    pub fn host_link(&self) -> String {
+        format!("veth{}", self.digest(11))
+    }
+
+    /// A device through which frames are delayed (`ifb`).
+    pub fn shaper(&self) -> String {
+        format!("ifb{}", self.digest(12))
+    }
+
+    fn digest(&self, digits: usize) -> String {
+        let mut hash = Sha256::new();
+        for part in [&self.network, &self.container, &self.interface] {
+            hash.update(part.as_bytes());
+            hash.update([0]);
+        }
+        hexadecimal(&hash.finalize(), digits)
+    }
+}
+
+/// KubeVirt's name of a secondary network's tap: `tap` and 11 digits of the network name's SHA-256.
+pub fn kubevirt_tap(logical_network: &str) -> String {
+    format!("tap{}", hexadecimal(&Sha256::digest(logical_network.as_bytes()), 11))
+}
+
+fn hexadecimal(bytes: &[u8], digits: usize) -> String {
+    let mut text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    text.truncate(digits);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secondary_tap_is_called_as_kubevirt_calls_it() {
+        // KubeVirt's own example: network "red" has pod interface podb1f51a511f1.
+        assert_eq!(kubevirt_tap("red"), "tapb1f51a511f1");
+    }
+
+    #[test]
+    fn parts_do_not_run_into_each_other() {
+        let attachment = |network: &str, container: &str| Attachment {
+            network: network.to_owned(),
+            container: container.to_owned(),
+            interface: "net1".to_owned(),
+        };
+        assert_ne!(attachment("ab", "c").id(), attachment("a", "bc").id());
+        assert_eq!(attachment("ab", "c").host_link().len(), 15);
+    }
+}

@@ -1,0 +1,2 @@
+//! Sluice's CNI plugin.
+fn main() {}

@@ -1,0 +1,96 @@
+//! The one error a runtime sees: a code of the specification's table, a message, details. It must never be made without
+//! saying what was wrong and with which value.
+
+use serde_json::{Value, json};
+
+/// "Well-known error codes" of CNI 1.1.0, and what Go's library adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    IncompatibleVersion,
+    UnsupportedField,
+    UnknownContainer,
+    InvalidEnvironment,
+    Io,
+    Decoding,
+    InvalidConfig,
+    /// Go's only: not in the specification's table.
+    InvalidNetns,
+    TryAgainLater,
+    /// ADD cannot be served.
+    NotAvailable,
+    /// Nor can it, and containers that exist may have lost their connections.
+    LimitedConnectivity,
+    /// Whatever else fails: what Go gives plain errors.
+    Internal,
+}
+
+impl Code {
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::IncompatibleVersion => 1,
+            Self::UnsupportedField => 2,
+            Self::UnknownContainer => 3,
+            Self::InvalidEnvironment => 4,
+            Self::Io => 5,
+            Self::Decoding => 6,
+            Self::InvalidConfig => 7,
+            Self::InvalidNetns => 8,
+            Self::TryAgainLater => 11,
+            Self::NotAvailable => 50,
+            Self::LimitedConnectivity => 51,
+            Self::Internal => 999,
+        }
+    }
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{msg}{}{details}", if details.is_empty() { "" } else { ": " })]
+pub struct CniError {
+    /// As in the specification; a delegate's own code is passed on.
+    pub code: u32,
+    pub msg: String,
+    pub details: String,
+}
+
+impl CniError {
+    pub fn new(code: Code, msg: impl Into<String>) -> Self {
+        Self { code: code.number(), msg: msg.into(), details: String::new() }
+    }
+
+    pub fn with_details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
+
+    /// A key of the network configuration whose value cannot be used: code 7.
+    pub fn config(key: &str, value: impl std::fmt::Display, why: &str) -> Self {
+        Self::new(Code::InvalidConfig, format!("invalid network configuration: {key} {value}: {why}"))
+    }
+
+    /// A key that is understood, with a value that this plugin does not offer: code 2.
+    pub fn unsupported(key: &str, value: impl std::fmt::Display, why: &str) -> Self {
+        Self::new(Code::UnsupportedField, format!("unsupported field: {key} {value}: {why}"))
+    }
+
+    /// Something failed on the way: code 999, as Go's plugins answer.
+    pub fn internal(what: impl Into<String>) -> Self {
+        Self::new(Code::Internal, what)
+    }
+
+    /// A file, a socket or a program: code 5.
+    pub fn io(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Self {
+        Self::new(Code::Io, format!("{what}: {error}"))
+    }
+
+    /// As printed on stdout. `version` is the configuration's, where that could be read.
+    pub fn to_json(&self, version: &str) -> Value {
+        let mut object = json!({ "cniVersion": version, "code": self.code, "msg": self.msg });
+        if !self.details.is_empty()
+            && let Some(object) = object.as_object_mut()
+        {
+            object.insert("details".to_owned(), Value::String(self.details.clone()));
+        }
+        object
+    }
+}
