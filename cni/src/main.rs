@@ -3,7 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
 
-use sluice_cni::protocol::{CniError, Code, Environment, Version};
+use sluice_cni::protocol::{CniError, Code, Command, Environment, Version};
 use sluice_cni::{logging, verbs};
 
 /// More than any configuration: etcd's objects are smaller.
@@ -14,10 +14,15 @@ fn main() -> ExitCode {
     if std::env::args_os().len() > 1 {
         return sluice_cni::person::run();
     }
-    let Some(environment) = Environment::read(variable).transpose() else {
-        eprintln!("{}", sluice_cni::person::about());
-        return ExitCode::SUCCESS;
+    let command = match Command::read(variable) {
+        Ok(None) => {
+            eprintln!("{}", sluice_cni::person::about());
+            return ExitCode::SUCCESS;
+        }
+        Ok(Some(command)) => Ok(command),
+        Err(error) => Err(error),
     };
+    let environment = command.and_then(|_| Environment::read(variable));
     let mut stdin = Vec::new();
     let read = io::stdin().lock().take(LONGEST_CONFIG_BYTES + 1).read_to_end(&mut stdin);
     let outcome = environment.and_then(|environment| {

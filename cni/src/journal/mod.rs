@@ -60,8 +60,8 @@ enum Line {
     Step(Step),
     /// The last step was not taken, for a reason that is not ours to undo.
     Retracted,
-    /// The guest's MAC address, for those who come to the same bridge.
-    Mac(MacAddress),
+    /// The guest's MAC address and the bridge that it is known on, for those who come to the same one.
+    Mac { mac: MacAddress, bridge: String },
     Done,
 }
 
@@ -81,7 +81,7 @@ pub struct Entry {
     pub header: Option<Header>,
     /// In the order they were taken.
     pub steps: Vec<Step>,
-    pub mac: Option<MacAddress>,
+    pub mac: Option<(MacAddress, String)>,
     /// ADD came to its end.
     pub done: bool,
 }
@@ -180,9 +180,9 @@ impl Journal {
         Ok(())
     }
 
-    pub fn mac(&mut self, mac: MacAddress) -> Result<(), CniError> {
-        self.append(&Line::Mac(mac))?;
-        self.entry.mac = Some(mac);
+    pub fn mac(&mut self, mac: MacAddress, bridge: &str) -> Result<(), CniError> {
+        self.append(&Line::Mac { mac, bridge: bridge.to_owned() })?;
+        self.entry.mac = Some((mac, bridge.to_owned()));
         Ok(())
     }
 
@@ -235,7 +235,7 @@ impl Entry {
                 Ok(Line::Attachment(header)) => entry.header = Some(header),
                 Ok(Line::Step(step)) => entry.steps.push(step),
                 Ok(Line::Retracted) => drop(entry.steps.pop()),
-                Ok(Line::Mac(mac)) => entry.mac = Some(mac),
+                Ok(Line::Mac { mac, bridge }) => entry.mac = Some((mac, bridge)),
                 Ok(Line::Done) => entry.done = true,
                 Err(error) => {
                     // A newer version may have steps that this one does not know; what it knows it can still undo.

@@ -27,7 +27,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     if entry.header.is_none() {
         steps = leftovers(environment, config, settings);
     }
-    if !steps.contains(&Step::Lease) && config.ipam_type()?.is_some() {
+    if !steps.contains(&Step::Lease) && config.ipam_type().is_some() {
         steps.insert(0, Step::Lease);
     }
     let mut undo = Undo {

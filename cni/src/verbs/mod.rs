@@ -9,21 +9,20 @@ mod sweep;
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::attachment::Attachment;
 use crate::namespace::{Namespace, NamespaceError};
-use crate::protocol::{CniError, Code, Command, Config, Environment, Version};
+use crate::protocol::{CniError, Code, Command, Config, Environment, version_reply};
 use crate::wiring::{Call, Settings};
 
 /// Does what `environment` asks for with the configuration on `stdin`; what to print, if anything.
 pub fn run(environment: Environment, stdin: &[u8]) -> Result<Option<Value>, CniError> {
     let command = environment.command;
     if command == Command::Version {
-        return version(stdin).map(Some);
+        return Ok(Some(version_reply(stdin)));
     }
-    let config = Config::parse(stdin)?;
-    config.allows(command)?;
+    let config = Config::parse_for(stdin, command)?;
     match command {
         Command::Add => add::run(&call(environment, config)?).map(Some),
         Command::Check => check::run(&call(environment, config)?).map(|()| None),
@@ -32,18 +31,6 @@ pub fn run(environment: Environment, stdin: &[u8]) -> Result<Option<Value>, CniE
         Command::Gc => gc::run(&environment, &config).map(|()| None),
         Command::Version => Ok(None),
     }
-}
-
-/// "VERSION": what we speak, in answer to any version.
-fn version(stdin: &[u8]) -> Result<Value, CniError> {
-    // Go's plugins do not read stdin for this, and some runtimes give none.
-    let asked = serde_json::from_slice::<Value>(stdin).ok();
-    let asked = asked.as_ref().and_then(|asked| asked.get("cniVersion")).and_then(Value::as_str);
-    let supported: Vec<&str> = Version::ALL.iter().map(|version| version.as_str()).collect();
-    Ok(json!({
-        "cniVersion": asked.filter(|asked| supported.contains(asked)).unwrap_or(Version::V1_1_0.as_str()),
-        "supportedVersions": supported,
-    }))
 }
 
 fn call(environment: Environment, config: Config) -> Result<Call, CniError> {

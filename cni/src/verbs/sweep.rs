@@ -56,7 +56,12 @@ pub(super) fn remove(
     let entry = journal.entry().clone();
     let pod = entry.header.as_ref().and_then(|header| Namespace::open(&header.netns).ok());
     let pod = pod.filter(|pod| entry.made_in(pod));
-    let environment = environment.of(attachment);
+    let environment = Environment {
+        container_id: attachment.container.clone(),
+        interface: attachment.interface.clone(),
+        netns: None,
+        ..environment.clone()
+    };
     let mut undo = Undo { attachment, host, pod: pod.as_ref(), store, config, environment: &environment };
     let mut failures = undo.steps(&entry.steps);
     if failures.is_empty() {

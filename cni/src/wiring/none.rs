@@ -15,7 +15,7 @@ pub(super) struct None {}
 
 impl None {
     pub(super) fn read(config: &Config) -> Result<Self, CniError> {
-        if config.ipam_type()?.is_some() {
+        if config.ipam_type().is_some() {
             return Err(CniError::config("ipam", "given", "mode none has no network to have an address on"));
         }
         config.read()

@@ -60,6 +60,9 @@ struct Keys {
     mode: Option<String>,
     mtu: Option<i64>,
     tap: Option<bool>,
+    /// Mode bridge has it, for an interface that nobody uses in the pod.
+    #[serde(rename = "disablecontainerinterface", default)]
+    disabled: bool,
     #[serde(rename = "tapname")]
     tap_name: Option<String>,
     #[serde(rename = "multiqueue", default)]
@@ -83,11 +86,12 @@ impl Settings {
             let shown = state_directory.display();
             return Err(CniError::config("stateDir", shown, "an absolute path is needed"));
         }
+        let mode = keys.mode.as_deref().map_or(Ok(Mode::Tap), Mode::parse)?;
         Ok(Self {
-            mode: keys.mode.as_deref().map_or(Ok(Mode::Tap), Mode::parse)?,
+            mode,
             mtu: keys.mtu.map(mtu).transpose()?.flatten(),
             tap: TapSettings {
-                wanted: keys.tap.unwrap_or(true),
+                wanted: mode.taps(keys.tap)? && !keys.disabled,
                 name: keys.tap_name.filter(|name| !name.is_empty()),
                 multi_queue: keys.multi_queue,
                 owner: keys.owner.unwrap_or(QEMU),
@@ -136,6 +140,17 @@ impl Mode {
             Self::Vxlan => "vxlan",
             Self::None => "none",
             Self::Passt => "passt",
+        }
+    }
+
+    /// Whether there is a tap, where the key `tap` says so or says nothing.
+    fn taps(self, key: Option<bool>) -> Result<bool, CniError> {
+        let refused = |value, why| Err(CniError::config("tap", value, why));
+        match (self, key) {
+            (Self::Macvlan, Some(true)) => refused(true, "a macvlan is for containers; mode macvtap is for VMs"),
+            (Self::Macvlan | Self::Macvtap | Self::Passt, _) => Ok(false),
+            (Self::Tap | Self::None, Some(false)) => refused(false, "this mode makes nothing but a tap"),
+            (_, key) => Ok(key.unwrap_or(true)),
         }
     }
 

@@ -129,7 +129,7 @@ impl Wiring for Bridge {
             return Ok(result);
         };
         let mut result = CniResult::default();
-        if call.config.ipam_type()?.is_some() {
+        if call.config.ipam_type().is_some() {
             site.journal.will(Step::Lease)?;
             result = ipam::add(&call.config, &call.environment)?.unwrap_or_default();
             gateway::prepare(&self.options, call, site, &bridge, &mut result)?;

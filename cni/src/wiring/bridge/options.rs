@@ -105,7 +105,7 @@ impl Options {
             return Err(CniError::config("ipMasqBackend", format!("{backend:?}"), "must be nftables"));
         }
         if keys.disable_container_interface {
-            if call.config.ipam_type()?.is_some() {
+            if call.config.ipam_type().is_some() {
                 let why = "cannot use IPAM when DisableContainerInterface flag is set";
                 return Err(CniError::config("disableContainerInterface", true, why));
             }
