@@ -51,7 +51,12 @@ pub fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, CniError> {
 /// # Errors
 /// The program's own error, code and message unchanged; code 999 in the words of Go's library where it fails without
 /// one; code 5 where it cannot be executed, code 6 where its answer has no end.
-pub fn run(program: &Path, verb: Command, environment: &Environment, config: &[u8]) -> Result<Vec<u8>, CniError> {
+pub fn run(
+    program: &Path,
+    verb: Command,
+    environment: &Environment,
+    config: &[u8],
+) -> Result<Vec<u8>, CniError> {
     let failed = |error: &dyn std::fmt::Display| CniError::io(program.display(), error);
     let child = spawn(program, verb, environment, config).map_err(|error| failed(&error))?;
     let mut running = Running(child);
@@ -129,13 +134,15 @@ impl Running {
         let mut answer = Answer { stdout: Vec::new(), stderr: Vec::new() };
         let mut stdout = self.0.stdout.take();
         let mut stderr = self.0.stderr.take();
-        for pipe in [stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
+        for pipe in [stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)].into_iter().flatten()
+        {
             ioctl_fionbio(pipe, true)?;
         }
         // Without it (before Linux 5.3) the pipes' ends must do.
         let end: Option<OwnedFd> = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty()).ok();
         while stdout.is_some() || stderr.is_some() {
-            let ended = wait([stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)], end.as_ref())?;
+            let ended =
+                wait([stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)], end.as_ref())?;
             if let Some(pipe) = &mut stdout
                 && drain(pipe, |bytes| answer.hear(bytes))?
             {
@@ -165,7 +172,9 @@ impl Drop for Running {
 impl Answer {
     fn hear(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.stdout.len() + bytes.len() > LONGEST_ANSWER_BYTES {
-            return Err(io::Error::other(format!("more than {LONGEST_ANSWER_BYTES} bytes on stdout; killed")));
+            return Err(io::Error::other(format!(
+                "more than {LONGEST_ANSWER_BYTES} bytes on stdout; killed"
+            )));
         }
         self.stdout.extend_from_slice(bytes);
         Ok(())

@@ -13,7 +13,6 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, access};
 use serde::Deserialize;
 
 use super::leases::{Lease, Leases};
@@ -80,7 +79,11 @@ impl HostLocal {
     ///
     /// # Errors
     /// Code 7 for ranges that cannot be allocated from.
-    pub fn new(section: Section, ip_ranges: Vec<Vec<RangeConfig>>, version: Version) -> Result<Self, CniError> {
+    pub fn new(
+        section: Section,
+        ip_ranges: Vec<Vec<RangeConfig>>,
+        version: Version,
+    ) -> Result<Self, CniError> {
         let inline = section.subnet.map(|subnet| {
             let Section { range_start: start, range_end: end, gateway, .. } = section;
             vec![RangeConfig { subnet: Some(subnet), start, end, gateway }]
@@ -116,12 +119,18 @@ impl HostLocal {
     /// # Errors
     /// Code 999 where no address can be given, as the reference's, with the counts of a set that is full; code 5 for
     /// files. Nothing is reserved then.
-    pub fn add(&self, network: &str, holder: Holder<'_>, requested: &[IpAddr]) -> Result<CniResult, CniError> {
+    pub fn add(
+        &self,
+        network: &str,
+        holder: Holder<'_>,
+        requested: &[IpAddr],
+    ) -> Result<CniResult, CniError> {
         let dns = self.resolvers()?;
         let leases = Leases::lock(&self.data_dir, network).map_err(|error| files(&error))?;
         let existing = leases.all().map_err(|error| files(&error))?;
         let taken = existing.iter().map(|lease| lease.address).collect();
-        let mut allocation = Allocation { leases: &leases, existing: &existing, holder, taken, fresh: Vec::new() };
+        let mut allocation =
+            Allocation { leases: &leases, existing: &existing, holder, taken, fresh: Vec::new() };
         match self.allocate(&mut allocation, requested) {
             Ok(ips) => Ok(CniResult { interfaces: Vec::new(), ips, routes: self.routes.clone(), dns }),
             Err(error) => {
@@ -160,23 +169,24 @@ impl HostLocal {
     /// Code 999 if the attachment has no address here. Which one does not matter, as for the reference.
     pub fn check(&self, network: &str, holder: Holder<'_>) -> Result<(), CniError> {
         let leases = Leases::lock_existing(&self.data_dir, network).map_err(|error| files(&error))?;
-        let all = leases.map_or_else(|| Ok(Vec::new()), |leases| leases.all()).map_err(|error| files(&error))?;
+        let all =
+            leases.map_or_else(|| Ok(Vec::new()), |leases| leases.all()).map_err(|error| files(&error))?;
         if all.iter().any(|lease| holder.has(lease)) {
             return Ok(());
         }
         let text = format!("host-local: Failed to find address added by container {}", holder.container);
-        Err(CniError::internal(text).with_details(format!("interface {}, network {network}", holder.interface)))
+        Err(CniError::internal(text)
+            .with_details(format!("interface {}, network {network}", holder.interface)))
     }
 
     /// # Errors
-    /// Code 50 where an ADD would find no address or could not write it down.
+    /// Code 50 where an ADD would find no address or could not write it down, which is tried.
     pub fn status(&self, network: &str) -> Result<(), CniError> {
         self.resolvers().map_err(|error| unavailable("host-local: resolvConf", error))?;
-        writable(&self.data_dir.join(network))?;
-        let leases = Leases::lock_existing(&self.data_dir, network)
-            .and_then(|leases| leases.map_or_else(|| Ok(Vec::new()), |leases| leases.all()))
+        let existing = Leases::lock(&self.data_dir, network)
+            .and_then(|leases| leases.try_writing().and_then(|()| leases.all()))
             .map_err(|error| unavailable("host-local: dataDir", error))?;
-        let taken = leases.iter().filter(|lease| !lease.is_leftover()).map(|lease| lease.address).collect();
+        let taken = existing.iter().filter(|lease| !lease.is_leftover()).map(|lease| lease.address).collect();
         match self.sets.iter().find(|set| is_full(set.usage(&taken))) {
             Some(set) => Err(CniError { code: Code::NotAvailable.number(), ..exhausted(set, &taken) }),
             None => Ok(()),
@@ -209,9 +219,11 @@ impl Allocation<'_> {
             return Err(CniError::internal(format!("requested ip {address} is subnet's gateway")));
         }
         match set.range_of(address) {
-            Some(range) if !set.reserves(address) && self.reserve(address, index)? => {
-                Ok(Ip { address: range.with_prefix(address), gateway: Some(range.gateway()), interface: None })
-            }
+            Some(range) if !set.reserves(address) && self.reserve(address, index)? => Ok(Ip {
+                address: range.with_prefix(address),
+                gateway: Some(range.gateway()),
+                interface: None,
+            }),
             _ => Err(CniError::internal(format!(
                 "requested IP address {address} is not available in range set {set}"
             ))),
@@ -240,7 +252,11 @@ impl Allocation<'_> {
                 continue;
             };
             if self.reserve(address, index)? {
-                return Ok(Ip { address: range.with_prefix(address), gateway: Some(range.gateway()), interface: None });
+                return Ok(Ip {
+                    address: range.with_prefix(address),
+                    gateway: Some(range.gateway()),
+                    interface: None,
+                });
             }
         }
     }
@@ -275,13 +291,16 @@ pub fn delete(data_dir: &Path, network: &str, holder: Holder<'_>) -> Result<(), 
     };
     let all = leases.all().map_err(|error| files(&error))?;
     let exact = all.iter().any(|lease| lease.owner.is(holder.container, holder.interface));
-    release(&leases, all.iter().filter(|lease| {
-        if exact {
-            lease.owner.is(holder.container, holder.interface)
-        } else {
-            lease.owner.is_container(holder.container)
-        }
-    }))
+    release(
+        &leases,
+        all.iter().filter(|lease| {
+            if exact {
+                lease.owner.is(holder.container, holder.interface)
+            } else {
+                lease.owner.is_container(holder.container)
+            }
+        }),
+    )
 }
 
 /// Gives back what belongs to attachments of this network that are not in `valid` (container, interface).
@@ -293,9 +312,8 @@ pub fn gc(data_dir: &Path, network: &str, valid: &[(String, String)]) -> Result<
         return Ok(());
     };
     let all = leases.all().map_err(|error| files(&error))?;
-    let lives = |lease: &Lease| {
-        valid.iter().any(|(container, interface)| Holder { container, interface }.has(lease))
-    };
+    let lives =
+        |lease: &Lease| valid.iter().any(|(container, interface)| Holder { container, interface }.has(lease));
     release(&leases, all.iter().filter(|lease| lease.has_owner() && !lives(lease)))
 }
 
@@ -308,20 +326,11 @@ fn release<'a>(leases: &Leases, stale: impl Iterator<Item = &'a Lease>) -> Resul
 /// Results of 0.1.0 and 0.2.0 have one address of each family.
 pub(super) fn one_of_each_family(ipv4: usize, ipv6: usize, version: Version) -> Result<(), CniError> {
     if (ipv4 > 1 || ipv6 > 1) && version < Version::V0_3_0 {
-        return Err(invalid(format!("CNI version {version} does not support more than 1 address per family")));
+        return Err(invalid(format!(
+            "CNI version {version} does not support more than 1 address per family"
+        )));
     }
     Ok(())
-}
-
-/// An ADD could write here: into the folder, or where it would make it.
-fn writable(folder: &Path) -> Result<(), CniError> {
-    let there = folder.ancestors().find(|folder| folder.symlink_metadata().is_ok());
-    let Some(there) = there else {
-        return Err(unavailable("host-local: dataDir", format!("{}: not an absolute path", folder.display())));
-    };
-    // A trailing slash lets only folders through.
-    access(&there.join(""), Access::WRITE_OK | Access::EXEC_OK)
-        .map_err(|errno| unavailable("host-local: dataDir", format!("{}: {}", there.display(), io::Error::from(errno))))
 }
 
 fn exhausted(set: &RangeSet, taken: &BTreeSet<IpAddr>) -> CniError {

@@ -39,7 +39,10 @@ pub struct Lease {
 /// Who has a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    Attachment { container: String, interface: String },
+    Attachment {
+        container: String,
+        interface: String,
+    },
     /// Written by an old plugin, which knew one interface per container.
     Container(String),
     /// An empty file.
@@ -55,7 +58,11 @@ impl Leases {
     /// Those of the files, with their paths in the text.
     pub fn lock(data_dir: &Path, network: &str) -> io::Result<Self> {
         let folder = data_dir.join(network);
-        DirBuilder::new().recursive(true).mode(0o755).create(&folder).map_err(|error| about(&folder, &error))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&folder)
+            .map_err(|error| about(&folder, &error))?;
         Self::locked(folder)
     }
 
@@ -64,7 +71,9 @@ impl Leases {
         let folder = data_dir.join(network);
         match folder.symlink_metadata() {
             Ok(_) => Self::locked(folder).map(Some),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(None)
+            }
             Err(error) => Err(about(&folder, &error)),
         }
     }
@@ -72,7 +81,8 @@ impl Leases {
     fn locked(folder: PathBuf) -> io::Result<Self> {
         let path = folder.join("lock");
         // flock needs no right to write; the mode is the reference's.
-        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o750).open(&path);
+        let lock =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o750).open(&path);
         let lock = lock.map_err(|error| about(&path, &error))?;
         rustix::io::retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))
             .map_err(|errno| about(&path, &errno.into()))?;
@@ -85,7 +95,8 @@ impl Leases {
         let mut leases = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|error| about(&self.folder, &error))?;
-            let Some(address) = entry.file_name().to_str().and_then(|name| name.parse::<IpAddr>().ok()) else {
+            let Some(address) = entry.file_name().to_str().and_then(|name| name.parse::<IpAddr>().ok())
+            else {
                 continue;
             };
             let file = entry.path();
@@ -104,7 +115,13 @@ impl Leases {
     }
 
     /// Writes that `address` belongs to this attachment; `false` where it has an owner already.
-    pub fn reserve(&self, address: IpAddr, container: &str, interface: &str, range_set: usize) -> io::Result<bool> {
+    pub fn reserve(
+        &self,
+        address: IpAddr,
+        container: &str,
+        interface: &str,
+        range_set: usize,
+    ) -> io::Result<bool> {
         let path = self.folder.join(address.to_string());
         let draft = self.draft(&format!("{container}\r\n{interface}"))?;
         let linked = match std::fs::hard_link(&draft, &path) {
@@ -121,15 +138,20 @@ impl Leases {
             Err(error) => return Err(about(&path, &error)),
         }
         let last = self.folder.join(last_name(range_set));
-        let noted = self.draft(&address.to_string()).and_then(|draft| {
-            std::fs::rename(draft, &last).map_err(|error| about(&last, &error))
-        });
+        let noted = self
+            .draft(&address.to_string())
+            .and_then(|draft| std::fs::rename(draft, &last).map_err(|error| about(&last, &error)));
         if let Err(error) = noted {
             // An ADD that fails leaves no lease.
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
         Ok(true)
+    }
+
+    /// Whether `reserve` could write.
+    pub fn try_writing(&self) -> io::Result<()> {
+        remove(&self.draft("?")?)
     }
 
     /// Gives an address back. One that has been given back is no error.

@@ -90,7 +90,8 @@ impl Range {
             return Err(RangeError::Outside { what: "RangeEnd", address: end, subnet });
         }
         if end < start {
-            let (what, address) = if config.start.is_some() { ("RangeStart", start) } else { ("RangeEnd", end) };
+            let (what, address) =
+                if config.start.is_some() { ("RangeStart", start) } else { ("RangeEnd", end) };
             return Err(RangeError::Outside { what, address, subnet });
         }
         let gateway = config.gateway.map_or(first, |gateway| gateway.to_canonical());
@@ -192,7 +193,8 @@ impl RangeSet {
         let all = self.0.iter().fold(0_u128, |sum, range| {
             sum.saturating_add(number(range.end) - number(range.start)).saturating_add(1)
         });
-        let used = taken.iter().filter(|address| self.range_of(**address).is_some() && !self.reserves(**address));
+        let used =
+            taken.iter().filter(|address| self.range_of(**address).is_some() && !self.reserves(**address));
         (all.saturating_sub(reserved.len() as u128), used.count() as u128)
     }
 

@@ -61,7 +61,8 @@ pub fn add(section: Section, wishes: Wishes<'_>, version: Version) -> Result<Cni
 /// fault: plugins behind may have changed it.
 pub fn check(section: Section, wishes: Wishes<'_>, previous: Option<&CniResult>) -> Result<(), CniError> {
     let ours = addresses(section.addresses, wishes)?;
-    let previous = previous.ok_or_else(|| CniError::new(Code::InvalidConfig, "Required prevResult missing"))?;
+    let previous =
+        previous.ok_or_else(|| CniError::new(Code::InvalidConfig, "Required prevResult missing"))?;
     for ip in ours.iter().filter(|ip| ip.gateway.is_some()) {
         let theirs = previous.ips.iter().find(|other| other.address.addr() == ip.address.addr());
         if let Some(theirs) = theirs.filter(|other| other.gateway != ip.gateway) {
@@ -81,10 +82,16 @@ fn addresses(configured: Vec<Address>, wishes: Wishes<'_>) -> Result<Vec<Ip>, Cn
     let environment = from_environment(wishes)?;
     let replacing = if wishes.runtime_config.is_empty() { wishes.args } else { wishes.runtime_config };
     if !replacing.is_empty() {
-        return replacing.iter().map(|text| {
-            let refused = || format!("an entry in the 'ips' field is NOT in CIDR notation, got: '{text}'");
-            prefix(text).map(|address| ip(address, None)).ok_or_else(|| CniError::new(Code::InvalidConfig, refused()))
-        }).collect();
+        return replacing
+            .iter()
+            .map(|text| {
+                let refused =
+                    || format!("an entry in the 'ips' field is NOT in CIDR notation, got: '{text}'");
+                prefix(text)
+                    .map(|address| ip(address, None))
+                    .ok_or_else(|| CniError::new(Code::InvalidConfig, refused()))
+            })
+            .collect();
     }
     let mut ips = Vec::with_capacity(configured.len() + environment.len());
     for Address { address, gateway } in configured {
@@ -99,7 +106,8 @@ fn addresses(configured: Vec<Address>, wishes: Wishes<'_>) -> Result<Vec<Ip>, Cn
 fn from_environment(wishes: Wishes<'_>) -> Result<Vec<Ip>, CniError> {
     let mut ips = Vec::new();
     for text in wishes.environment {
-        let refused = || format!("CNI_ARGS: the 'ip' field is expected to be in CIDR notation, got: '{text}'");
+        let refused =
+            || format!("CNI_ARGS: the 'ip' field is expected to be in CIDR notation, got: '{text}'");
         let prefix = prefix(text).ok_or_else(|| CniError::new(Code::InvalidEnvironment, refused()))?;
         ips.push(ip(prefix, None));
     }
