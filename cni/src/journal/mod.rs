@@ -28,6 +28,9 @@ pub use step::Step;
 /// Where attachments are written down unless the configuration's `stateDir` says otherwise.
 pub const STATE_DIRECTORY: &str = "/run/sluice/cni";
 
+/// Who makes or removes links that several attachments share holds this lock.
+pub const SHARED_LINKS: &str = "shared-links";
+
 /// Far longer than any journal; a file that has grown past it is none of ours.
 const LONGEST_BYTES: u64 = 1 << 20;
 

@@ -6,20 +6,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::options::Options;
-use crate::journal::Step;
 use crate::netlink::{AddressOptions, Change, Kind, Link, Netlink, NewLink, NewVlan, Peer, existing_ok};
-use crate::nft::Nft;
 use crate::protocol::{CniError, CniResult, Code, Route};
 use crate::sysctl;
 use crate::wiring::pod_interface::made_link;
 use crate::wiring::settings::interface_name;
-use crate::wiring::site::{Call, Site, View, changed};
+use crate::wiring::site::{Site, View, changed};
 
 /// Completes what IPAM answered with gateways and routes, and makes the node forward.
 pub(super) fn prepare(
     options: &Options,
-    call: &Call,
-    site: &mut Site<'_>,
+    site: &Site<'_>,
     bridge: &Link,
     result: &mut CniResult,
 ) -> Result<(), CniError> {
@@ -42,13 +39,6 @@ pub(super) fn prepare(
             if !result.routes.iter().any(|route| route.dst == everything) {
                 result.routes.push(Route { gw: ip.gateway, ..Route::to(everything) });
             }
-        }
-    }
-    if options.masquerade {
-        site.journal.will(Step::Rules)?;
-        let mut nft = Nft::open()?;
-        for ip in &result.ips {
-            nft.masquerade(&call.attachment.id(), ip.address.addr(), ip.address.trunc())?;
         }
     }
     Ok(())
