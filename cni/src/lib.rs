@@ -2,3 +2,7 @@
 
 pub mod protocol;
 pub mod attachment;
+pub mod namespace;
+pub mod netlink;
+pub mod tap;
+pub mod sysctl;
