@@ -7,7 +7,9 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::raw::{Attributes, Value, u32_at};
 use super::route::Scope;
+use super::socket::Answer;
 use super::{Netlink, NetlinkError};
 
 /// One address of one link.
@@ -48,10 +50,7 @@ impl Netlink {
     pub fn addresses(&self, index: Option<u32>) -> Result<Vec<Address>, NetlinkError> {
         let message = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let answers = self.dump(message, format_args!("list addresses"))?;
-        let all = answers.iter().filter_map(|answer| match answer.decode() {
-            Some(RouteNetlinkMessage::NewAddress(message)) => read(&message),
-            _ => None,
-        });
+        let all = answers.iter().filter_map(read);
         // The kernel would filter for us only under its strict checks, which refuse what older kernels do not know.
         Ok(all.filter(|address| index.is_none_or(|index| index == address.index)).collect())
     }
@@ -119,32 +118,33 @@ fn header(index: u32, address: IpNet) -> AddressMessage {
     message
 }
 
-fn read(message: &AddressMessage) -> Option<Address> {
-    let mut local = None;
-    let mut address = None;
-    let mut label = None;
-    // Those of the header have room for eight only; the attribute has all.
-    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(value) => local = Some(*value),
-            AddressAttribute::Address(value) => address = Some(*value),
-            AddressAttribute::Label(value) => label = Some(value.clone()),
-            AddressAttribute::Flags(value) => flags = *value,
-            _ => {}
-        }
+/// None for what is not an address.
+fn read(answer: &Answer) -> Option<Address> {
+    if answer.kind != libc::RTM_NEWADDR {
+        return None;
     }
+    let payload = &answer.payload;
+    // struct ifaddrmsg: family, prefix length, flags, scope, index.
+    let [_, prefix_len, few_flags, scope] = *payload.first_chunk()?;
+    let attributes = Attributes::after(payload, IFADDRMSG);
+    let address = attributes.find(libc::IFA_ADDRESS).and_then(Value::ip);
     // IPv6 has no IFA_LOCAL unless there is a peer.
-    let ours = local.or(address)?;
+    let ours = attributes.find(libc::IFA_LOCAL).and_then(Value::ip).or(address)?;
+    // The header has room for eight flags only.
+    let flags = attributes.find(libc::IFA_FLAGS).and_then(Value::u32).unwrap_or_else(|| few_flags.into());
+    let flags = AddressFlags::from_bits_retain(flags);
     Some(Address {
-        index: message.header.index,
-        network: IpNet::new(ours, message.header.prefix_len).ok()?,
+        index: u32_at(payload, 4)?,
+        network: IpNet::new(ours, prefix_len).ok()?,
         peer: address.filter(|address| *address != ours),
-        scope: Scope::from_number(message.header.scope.into()),
-        label,
+        scope: Scope::from_number(scope),
+        label: attributes.find(libc::IFA_LABEL).map(Value::text),
         tentative: flags.contains(AddressFlags::Tentative),
         duplicate: flags.contains(AddressFlags::Dadfailed),
         deprecated: flags.contains(AddressFlags::Deprecated),
         permanent: flags.contains(AddressFlags::Permanent),
     })
 }
+
+/// Bytes of `struct ifaddrmsg`.
+const IFADDRMSG: usize = 8;

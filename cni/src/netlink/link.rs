@@ -152,7 +152,7 @@ fn question() -> LinkMessage {
 
 /// None for what is not a link.
 fn parse(answer: &Answer) -> Option<Link> {
-    if answer.kind() != libc::RTM_NEWLINK {
+    if answer.kind != libc::RTM_NEWLINK {
         return None;
     }
     parse_payload(&answer.payload)

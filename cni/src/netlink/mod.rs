@@ -1,8 +1,8 @@
 //! The kernel's links, addresses, routes, neighbours and traffic control, over rtnetlink (rtnetlink(7)). It must never
 //! decide what to change: it does what it is told, in one message where the kernel allows, and reads back.
 //!
-//! Messages are written with the types of netlink-packet-route. Links are read attribute by attribute instead, since
-//! there one attribute of another program's link that the crate cannot read would lose the link.
+//! Messages are written with the types of netlink-packet-route. They are read attribute by attribute instead: of the
+//! crate's reading, one attribute that it does not expect would lose another program's whole link.
 
 mod error;
 mod raw;

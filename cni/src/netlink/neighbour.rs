@@ -4,13 +4,12 @@
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::raw::Value;
+use super::raw::{Attributes, Value, u16_at, u32_at};
 use super::route::family_of;
+use super::socket::Answer;
 use super::{Netlink, NetlinkError, missing_ok};
 use crate::protocol::MacAddress;
 
@@ -70,11 +69,9 @@ impl Netlink {
         )?;
         Ok(answers
             .iter()
-            .filter_map(|answer| match answer.decode() {
-                Some(RouteNetlinkMessage::NewNeighbour(message)) => read_neighbour(&message),
-                _ => None,
-            })
-            .filter(|neighbour| neighbour.device == device)
+            .filter_map(read_neighbour)
+            .filter(|(neighbour, is_proxy)| neighbour.device == device && !is_proxy)
+            .map(|(neighbour, _)| neighbour)
             .collect())
     }
 
@@ -97,16 +94,9 @@ impl Netlink {
         let answers = self.dump(message, format_args!("list proxies"))?;
         Ok(answers
             .iter()
-            .filter_map(|answer| match answer.decode() {
-                Some(RouteNetlinkMessage::NewNeighbour(message))
-                    if message.header.flags.contains(NeighbourFlags::Proxy) =>
-                {
-                    read_neighbour(&message)
-                }
-                _ => None,
-            })
-            .filter(|neighbour| neighbour.device == device)
-            .map(|neighbour| neighbour.ip)
+            .filter_map(read_neighbour)
+            .filter(|(neighbour, is_proxy)| neighbour.device == device && *is_proxy)
+            .map(|(neighbour, _)| neighbour.ip)
             .collect())
     }
 
@@ -135,15 +125,7 @@ impl Netlink {
         message.header.family = AddressFamily::Bridge;
         let answers =
             self.dump(RouteNetlinkMessage::GetNeighbour(message), format_args!("list forwarding tables"))?;
-        Ok(answers
-            .iter()
-            .filter_map(|answer| match answer.decode() {
-                Some(RouteNetlinkMessage::NewNeighbour(message)) if message.header.ifindex == device => {
-                    read_forwarding(&message)
-                }
-                _ => None,
-            })
-            .collect())
+        Ok(answers.iter().filter_map(|answer| read_forwarding(answer, device)).collect())
     }
 }
 
@@ -183,64 +165,54 @@ fn forwarding(device: u32, entry: &FdbEntry) -> NeighbourMessage {
     message
 }
 
-fn read_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
-    let mut ip_address = None;
-    let mut mac = None;
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(address) => ip_address = ip(address),
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = station(bytes),
-            _ => {}
-        }
-    }
-    Some(Neighbour {
-        device: message.header.ifindex,
-        ip: ip_address?,
+/// None for what has no address. Whether it is a proxy comes with it.
+fn read_neighbour(answer: &Answer) -> Option<(Neighbour, bool)> {
+    let Entry { device, state, flags, attributes } = Entry::read(answer)?;
+    let mac = attributes.find(libc::NDA_LLADDR).and_then(Value::mac);
+    let neighbour = Neighbour {
+        device,
+        ip: attributes.find(libc::NDA_DST)?.ip()?,
         mac: mac.and_then(|mac| MacAddress::try_from(mac).ok()),
-        permanent: message.header.state == NeighbourState::Permanent,
-    })
+        permanent: state & libc::NUD_PERMANENT != 0,
+    };
+    Some((neighbour, flags.contains(NeighbourFlags::Proxy)))
 }
 
-fn read_forwarding(message: &NeighbourMessage) -> Option<FdbEntry> {
-    let header = &message.header;
-    let mut mac = None;
-    let mut vlan = None;
-    let mut dst = None;
-    let mut master = false;
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = station(bytes),
-            NeighbourAttribute::Vlan(id) => vlan = Some(*id),
-            NeighbourAttribute::Destination(address) => dst = ip(address),
-            NeighbourAttribute::Controller(_) => master = true,
-            _ => {}
-        }
-    }
-    let settled = [NeighbourState::Permanent, NeighbourState::Noarp];
+fn read_forwarding(answer: &Answer, device: u32) -> Option<FdbEntry> {
+    let entry = Entry::read(answer).filter(|entry| entry.device == device)?;
+    let attributes = entry.attributes;
     Some(FdbEntry {
-        mac: mac?,
+        mac: attributes.find(libc::NDA_LLADDR)?.mac()?,
         // An entry of the link's own table says so.
-        on_master: master && !header.flags.contains(NeighbourFlags::Own),
-        vlan,
-        dst,
-        // The kernel gives more than one state bit for a VXLAN's entries.
-        permanent: settled.contains(&header.state) || u16::from(header.state) & NUD_PERMANENT != 0,
+        on_master: attributes.find(libc::NDA_MASTER).is_some() && !entry.flags.contains(NeighbourFlags::Own),
+        vlan: attributes.find(libc::NDA_VLAN).and_then(Value::u16),
+        dst: attributes.find(libc::NDA_DST).and_then(Value::ip),
+        permanent: entry.state & (libc::NUD_PERMANENT | libc::NUD_NOARP) != 0,
     })
 }
 
-fn ip(address: &NeighbourAddress) -> Option<IpAddr> {
-    match address {
-        NeighbourAddress::Inet(address) => Some(IpAddr::V4(*address)),
-        NeighbourAddress::Inet6(address) => Some(IpAddr::V6(*address)),
-        // In a forwarding table the family is the bridge's, and the length tells.
-        NeighbourAddress::Other(bytes) => Value(bytes).ip(),
-        _ => None,
+/// `struct ndmsg` (include/uapi/linux/neighbour.h), and what follows.
+struct Entry<'a> {
+    device: u32,
+    state: u16,
+    flags: NeighbourFlags,
+    attributes: Attributes<'a>,
+}
+
+impl<'a> Entry<'a> {
+    fn read(answer: &'a Answer) -> Option<Self> {
+        if answer.kind != libc::RTM_NEWNEIGH {
+            return None;
+        }
+        let payload = &answer.payload;
+        Some(Self {
+            device: u32_at(payload, 4)?,
+            state: u16_at(payload, 8)?,
+            flags: NeighbourFlags::from_bits_retain(*payload.get(10)?),
+            attributes: Attributes::after(payload, NDMSG),
+        })
     }
 }
 
-fn station(bytes: &[u8]) -> Option<[u8; 6]> {
-    bytes.try_into().ok()
-}
-
-/// include/uapi/linux/neighbour.h.
-const NUD_PERMANENT: u16 = 0x80;
+/// Bytes of `struct ndmsg`.
+const NDMSG: usize = 12;

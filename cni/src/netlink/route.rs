@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
-    RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::raw::{Attributes, Value, u32_at};
+use super::socket::Answer;
 use super::{Netlink, NetlinkError, missing_ok};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +120,8 @@ impl NewRoute {
 
     fn message(&self) -> RouteMessage {
         let mut message = RouteMessage::default();
-        let scope = self.scope.unwrap_or(if self.gateway.is_some() { Scope::Universe } else { Scope::Link });
+        let natural = if self.gateway.is_some() { Scope::Universe } else { Scope::Link };
+        let scope = self.scope.unwrap_or(natural);
         let header = &mut message.header;
         header.address_family = family_of(self.dst.addr()).address_family();
         header.destination_prefix_length = self.dst.prefix_len();
@@ -139,7 +141,7 @@ impl NewRoute {
             IpAddr::V6(via) if family_of(self.dst.addr()) == Family::V4 => {
                 RouteAttribute::Via(RouteVia::Inet6(via))
             }
-            gateway => RouteAttribute::Gateway(gateway.into()),
+            IpAddr::V4(_) | IpAddr::V6(_) => RouteAttribute::Gateway(gateway.into()),
         }));
         attributes.extend(self.device.map(RouteAttribute::Oif));
         attributes.extend(self.priority.map(RouteAttribute::Priority));
@@ -162,10 +164,7 @@ impl Netlink {
             message.header.address_family = family.address_family();
         }
         let answers = self.dump(RouteNetlinkMessage::GetRoute(message), format_args!("list routes"))?;
-        let all = answers.iter().filter_map(|answer| match answer.decode() {
-            Some(RouteNetlinkMessage::NewRoute(message)) => read(&message),
-            _ => None,
-        });
+        let all = answers.iter().filter_map(read);
         Ok(all
             .filter(|route| filter.table.is_none_or(|table| table == route.table))
             .filter(|route| filter.device.is_none_or(|device| route.device == Some(device)))
@@ -195,70 +194,48 @@ impl Netlink {
     }
 }
 
-fn read(message: &RouteMessage) -> Option<Route> {
-    let header = &message.header;
-    let family = Family::from_address_family(header.address_family)?;
-    let mut route = Route {
-        dst: IpNet::new(family.unspecified(), header.destination_prefix_length).ok()?,
-        gateway: None,
-        device: None,
-        table: header.table.into(),
-        scope: Scope::from_number(header.scope.into()),
-        priority: 0,
-        mtu: None,
-        advmss: None,
-        onlink: header.flags.contains(RouteFlags::Onlink),
-        source: None,
-        kind: RouteKind::from_number(header.kind.into()),
-        protocol: header.protocol.into(),
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => {
-                route.dst = IpNet::new(ip(address)?, header.destination_prefix_length).ok()?;
-            }
-            RouteAttribute::Gateway(address) => route.gateway = ip(address),
-            RouteAttribute::Via(via) => route.gateway = via_ip(via),
-            RouteAttribute::Oif(index) => route.device = Some(*index),
-            RouteAttribute::Table(table) => route.table = *table,
-            RouteAttribute::Priority(priority) => route.priority = *priority,
-            RouteAttribute::PrefSource(address) => route.source = ip(address),
-            RouteAttribute::Metrics(metrics) => {
-                for metric in metrics {
-                    match metric {
-                        RouteMetric::Mtu(mtu) => route.mtu = Some(*mtu),
-                        RouteMetric::Advmss(advmss) => route.advmss = Some(*advmss),
-                        _ => {}
-                    }
-                }
-            }
-            RouteAttribute::MultiPath(hops) => {
-                let first = hops.first()?;
-                route.device = Some(first.interface_index);
-                route.gateway = first.attributes.iter().find_map(|attribute| match attribute {
-                    RouteAttribute::Gateway(address) => ip(address),
-                    RouteAttribute::Via(via) => via_ip(via),
-                    _ => None,
-                });
-            }
-            _ => {}
-        }
+/// None for what is not a route of an IP packet.
+fn read(answer: &Answer) -> Option<Route> {
+    if answer.kind != libc::RTM_NEWROUTE {
+        return None;
     }
-    Some(route)
+    let payload = &answer.payload;
+    // struct rtmsg: family, lengths of destination and source, type of service, table, protocol, scope, type, flags.
+    let [family, prefix_len, _, _, table, protocol, scope, kind] = *payload.first_chunk()?;
+    let attributes = Attributes::after(payload, RTMSG);
+    let number = |kind| attributes.find(kind).and_then(Value::u32);
+    let metrics = attributes.find(libc::RTA_METRICS).map(Value::nested);
+    let metric = |kind| metrics.and_then(|metrics| metrics.find(kind)).and_then(Value::u32);
+    // struct rtnexthop: length, flags, hops, index; attributes follow.
+    let hops = attributes.find(libc::RTA_MULTIPATH);
+    let dst = attributes.find(libc::RTA_DST).and_then(Value::ip);
+    Some(Route {
+        dst: IpNet::new(dst.or_else(|| unspecified(family))?, prefix_len).ok()?,
+        gateway: gateway(attributes).or_else(|| gateway(Attributes::after(hops?.0, RTNEXTHOP))),
+        device: number(libc::RTA_OIF).or_else(|| u32_at(hops?.0, 4)),
+        table: number(libc::RTA_TABLE).unwrap_or_else(|| table.into()),
+        scope: Scope::from_number(scope),
+        priority: number(libc::RTA_PRIORITY).unwrap_or(0),
+        mtu: metric(RTAX_MTU),
+        advmss: metric(RTAX_ADVMSS),
+        onlink: RouteFlags::from_bits_retain(u32_at(payload, 8)?).contains(RouteFlags::Onlink),
+        source: attributes.find(libc::RTA_PREFSRC).and_then(Value::ip),
+        kind: RouteKind::from_number(kind),
+        protocol,
+    })
 }
 
-const fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
-        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
-        _ => None,
-    }
+fn gateway(attributes: Attributes<'_>) -> Option<IpAddr> {
+    let plain = attributes.find(libc::RTA_GATEWAY).and_then(Value::ip);
+    // struct rtvia: family, address.
+    plain.or_else(|| attributes.find(libc::RTA_VIA).and_then(|via| Value(via.0.get(2..)?).ip()))
 }
 
-const fn via_ip(via: &RouteVia) -> Option<IpAddr> {
-    match via {
-        RouteVia::Inet(address) => Some(IpAddr::V4(*address)),
-        RouteVia::Inet6(address) => Some(IpAddr::V6(*address)),
+/// A default route's destination, which the kernel leaves out.
+fn unspecified(family: u8) -> Option<IpAddr> {
+    match libc::c_int::from(family) {
+        libc::AF_INET => Some(Ipv4Addr::UNSPECIFIED.into()),
+        libc::AF_INET6 => Some(Ipv6Addr::UNSPECIFIED.into()),
         _ => None,
     }
 }
@@ -275,21 +252,6 @@ impl Family {
         match self {
             Self::V4 => AddressFamily::Inet,
             Self::V6 => AddressFamily::Inet6,
-        }
-    }
-
-    pub(super) const fn from_address_family(family: AddressFamily) -> Option<Self> {
-        match family {
-            AddressFamily::Inet => Some(Self::V4),
-            AddressFamily::Inet6 => Some(Self::V6),
-            _ => None,
-        }
-    }
-
-    const fn unspecified(self) -> IpAddr {
-        match self {
-            Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         }
     }
 }
@@ -334,3 +296,10 @@ impl RouteKind {
         }
     }
 }
+
+/// Bytes of `struct rtmsg`.
+const RTMSG: usize = 12;
+/// Bytes of `struct rtnexthop`.
+const RTNEXTHOP: usize = 8;
+const RTAX_MTU: u16 = 2;
+const RTAX_ADVMSS: u16 = 8;

@@ -5,7 +5,9 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 
+use super::raw::{Attributes, Value};
 use super::route::Family;
+use super::socket::Answer;
 use super::{Netlink, NetlinkError, missing_ok};
 
 /// A rule that sends packets to a table.
@@ -49,13 +51,7 @@ impl Netlink {
         let mut message = RuleMessage::default();
         message.header.family = family.address_family();
         let answers = self.dump(RouteNetlinkMessage::GetRule(message), format_args!("list routing rules"))?;
-        Ok(answers
-            .iter()
-            .filter_map(|answer| match answer.decode() {
-                Some(RouteNetlinkMessage::NewRule(message)) => read(&message),
-                _ => None,
-            })
-            .collect())
+        Ok(answers.iter().filter_map(|answer| read(answer, family)).collect())
     }
 
     /// Adds a rule.
@@ -75,33 +71,35 @@ impl Netlink {
     }
 }
 
-/// None for a rule that does something else.
-fn read(message: &RuleMessage) -> Option<Rule> {
-    let header = &message.header;
-    if header.action != RuleAction::ToTable {
+/// None for a rule that does something else than to name a table.
+fn read(answer: &Answer, family: Family) -> Option<Rule> {
+    let payload = &answer.payload;
+    // struct fib_rule_hdr: family, lengths of destination and source, type of service, table, two reserved, action.
+    let [_, dst_len, src_len, _, table, _, _, action] = *payload.first_chunk()?;
+    if answer.kind != libc::RTM_NEWRULE || RuleAction::from(action) != RuleAction::ToTable {
         return None;
     }
-    let mut rule = Rule {
-        family: Family::from_address_family(header.family)?,
-        priority: 0,
-        table: header.table.into(),
-        from: None,
-        to: None,
-        incoming: None,
-        outgoing: None,
-        mark: None,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RuleAttribute::Priority(priority) => rule.priority = *priority,
-            RuleAttribute::Table(table) => rule.table = *table,
-            RuleAttribute::Source(address) => rule.from = IpNet::new(*address, header.src_len).ok(),
-            RuleAttribute::Destination(address) => rule.to = IpNet::new(*address, header.dst_len).ok(),
-            RuleAttribute::Iifname(name) => rule.incoming = Some(name.clone()),
-            RuleAttribute::Oifname(name) => rule.outgoing = Some(name.clone()),
-            RuleAttribute::FwMark(mark) => rule.mark = Some(*mark),
-            _ => {}
-        }
-    }
-    Some(rule)
+    let attributes = Attributes::after(payload, FIB_RULE_HDR);
+    let number = |kind| attributes.find(kind).and_then(Value::u32);
+    let network = |kind, length| IpNet::new(attributes.find(kind)?.ip()?, length).ok();
+    Some(Rule {
+        family,
+        priority: number(FRA_PRIORITY).unwrap_or(0),
+        table: number(FRA_TABLE).unwrap_or_else(|| table.into()),
+        from: network(FRA_SRC, src_len),
+        to: network(FRA_DST, dst_len),
+        incoming: attributes.find(FRA_IIFNAME).map(Value::text),
+        outgoing: attributes.find(FRA_OIFNAME).map(Value::text),
+        mark: number(FRA_FWMARK),
+    })
 }
+
+/// Bytes of `struct fib_rule_hdr` (include/uapi/linux/fib_rules.h).
+const FIB_RULE_HDR: usize = 12;
+const FRA_DST: u16 = 1;
+const FRA_SRC: u16 = 2;
+const FRA_IIFNAME: u16 = 3;
+const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FRA_TABLE: u16 = 15;
+const FRA_OIFNAME: u16 = 17;

@@ -4,8 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable as _, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -18,21 +17,9 @@ use crate::namespace::Namespace;
 /// What the kernel answered: a message's type and what follows its header.
 #[derive(Debug)]
 pub(super) struct Answer {
-    header: NetlinkHeader,
+    /// `RTM_*`.
+    pub(super) kind: u16,
     pub(super) payload: Vec<u8>,
-}
-
-impl Answer {
-    pub(super) const fn kind(&self) -> u16 {
-        self.header.message_type
-    }
-
-    /// Read as the crate knows it; what it cannot read is not of our making, and passed over.
-    pub(super) fn decode(&self) -> Option<RouteNetlinkMessage> {
-        RouteNetlinkMessage::deserialize(&self.header, &self.payload)
-            .inspect_err(|error| tracing::debug!(%error, "message of the kernel passed over"))
-            .ok()
-    }
 }
 
 /// How far the answers to a request have come.
@@ -186,10 +173,7 @@ fn take(
             }
         }
         kind => {
-            let mut header = NetlinkHeader::default();
-            header.message_type = kind;
-            header.flags = message.flags();
-            answers.push(Answer { header, payload: payload.to_vec() });
+            answers.push(Answer { kind, payload: payload.to_vec() });
             Ok(Progress::More)
         }
     }

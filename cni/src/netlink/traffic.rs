@@ -58,7 +58,7 @@ impl Netlink {
         match self.dump(message, format_args!("list filters of link {index}")) {
             Ok(answers) => Ok(answers
                 .iter()
-                .filter(|answer| answer.kind() == libc::RTM_NEWTFILTER)
+                .filter(|answer| answer.kind == libc::RTM_NEWTFILTER)
                 .filter_map(|answer| redirect_target(&answer.payload))
                 .collect()),
             Err(NetlinkError::NotFound { .. }) => Ok(Vec::new()),
@@ -76,7 +76,7 @@ impl Netlink {
         let place = (Some(index), Some(u32::from(parent)));
         Ok(answers
             .into_iter()
-            .filter(|answer| answer.kind() == libc::RTM_NEWQDISC)
+            .filter(|answer| answer.kind == libc::RTM_NEWQDISC)
             .map(|answer| answer.payload)
             .find(|payload| (u32_at(payload, 4), u32_at(payload, 12)) == place))
     }

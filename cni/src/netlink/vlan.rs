@@ -63,7 +63,7 @@ impl Netlink {
         let answers = self.dump(RouteNetlinkMessage::GetLink(message), format_args!("list VLANs"))?;
         Ok(answers
             .iter()
-            .filter(|answer| answer.kind() == libc::RTM_NEWLINK && u32_at(&answer.payload, 4) == Some(index))
+            .filter(|answer| answer.kind == libc::RTM_NEWLINK && u32_at(&answer.payload, 4) == Some(index))
             .flat_map(|answer| read(&answer.payload))
             .collect())
     }
