@@ -58,6 +58,12 @@ impl Namespace {
         Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
     }
 
+    /// Device and inode, which no other namespace has while this one lives.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        let status = fstat(&self.file)?;
+        Ok((status.st_dev, status.st_ino))
+    }
+
     /// Does `work` inside, on this thread.
     ///
     /// # Errors

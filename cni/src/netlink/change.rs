@@ -28,6 +28,8 @@ pub struct Change<'a> {
     pub tx_queue_len: Option<u32>,
     pub promiscuous: Option<bool>,
     pub all_multicast: Option<bool>,
+    /// `Some(false)`: it resolves no addresses and joins no groups (`IFF_NOARP`).
+    pub arp: Option<bool>,
 }
 
 /// What to change of a bridge's port. None leaves it as it is.
@@ -50,6 +52,7 @@ impl Netlink {
             (change.up, LinkFlags::Up),
             (change.promiscuous, LinkFlags::Promisc),
             (change.all_multicast, LinkFlags::Allmulti),
+            (change.arp.map(|arp| !arp), LinkFlags::Noarp),
         ];
         for (wanted, flag) in flags {
             if let Some(wanted) = wanted {

@@ -1,6 +1,9 @@
 //! Why the kernel did not do what it was asked, in its own words. It must never lose the errno.
 
+use std::error::Error as _;
 use std::io;
+
+use crate::protocol::{CniError, Code};
 
 /// Why a request to the kernel failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,13 @@ impl NetlinkError {
 
     pub const fn is_existing(&self) -> bool {
         matches!(self, Self::Exists { .. })
+    }
+}
+
+impl From<NetlinkError> for CniError {
+    fn from(error: NetlinkError) -> Self {
+        let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+        Self::new(Code::Internal, format!("{error}{source}"))
     }
 }
 

@@ -64,6 +64,16 @@ impl Netlink {
         self.change_with(RouteNetlinkMessage::NewRule(rule.message()), NLM_F_CREATE | NLM_F_EXCL, what)
     }
 
+    /// Removes every rule that leads to `table`.
+    pub fn delete_rules_of(&self, table: u32) -> Result<(), NetlinkError> {
+        for family in [Family::V4, Family::V6] {
+            for rule in self.rules(family)?.iter().filter(|rule| rule.table == table) {
+                self.delete_rule(rule)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a rule. False: there was none such.
     pub fn delete_rule(&self, rule: &Rule) -> Result<bool, NetlinkError> {
         let what = format_args!("delete routing rule {} to table {}", rule.priority, rule.table);

@@ -41,8 +41,7 @@ impl Netlink {
     /// discipline. Calls add up: the first to be added is the one that counts.
     pub fn redirect_all(&self, from: u32, to: u32) -> Result<(), NetlinkError> {
         let mut message = tc_message(from, INGRESS)?;
-        // Priority above, protocol below, in network byte order; the kernel chooses the priority.
-        message.header.info = u32::from(ETH_P_ALL.to_be());
+        message.header.info = PRIORITY << 16 | u32::from(ETH_P_ALL.to_be());
         message.attributes.push(TcAttribute::Kind("u32".to_owned()));
         message.attributes.push(TcAttribute::Options(vec![
             TcOption::U32(TcFilterU32Option::Selector(match_all())),
@@ -50,6 +49,15 @@ impl Netlink {
         ]));
         let what = format_args!("redirect what comes in by link {from} to link {to}");
         self.change_with(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL, what)
+    }
+
+    /// Removes what [`Netlink::redirect_all`] added, and leaves filters of others. False: there was none.
+    pub fn delete_redirects(&self, index: u32) -> Result<bool, NetlinkError> {
+        let mut message = tc_message(index, INGRESS)?;
+        message.header.info = PRIORITY << 16 | u32::from(ETH_P_ALL.to_be());
+        message.attributes.push(TcAttribute::Kind("u32".to_owned()));
+        let what = format_args!("delete the redirection of link {index}");
+        removed(self.change_with(RouteNetlinkMessage::DelTrafficFilter(message), 0, what))
     }
 
     /// Indices of the links that all incoming frames are redirected to, in the order the filters are asked.
@@ -81,6 +89,10 @@ impl Netlink {
             .find(|payload| (u32_at(payload, 4), u32_at(payload, 12)) == place))
     }
 }
+
+/// Of our filter among those of a link: the upper half of `tcm_info`, the lower is the protocol in network byte order.
+/// Filters with lower ones are asked before.
+const PRIORITY: u32 = 10;
 
 /// The header has it signed.
 pub(super) fn tc_message(index: u32, parent: TcHandle) -> Result<TcMessage, NetlinkError> {
