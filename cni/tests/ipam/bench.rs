@@ -151,7 +151,7 @@ pub(crate) fn files(folder: &Path) -> BTreeMap<String, String> {
         .map(|entry| {
             let entry = entry.expect("readable");
             let name = entry.file_name().into_string().expect("text");
-            (name, std::fs::read_to_string(entry.path()).expect("text"))
+            (name, std::fs::read_to_string(entry.path()).unwrap_or_else(|error| error.to_string()))
         })
         .collect()
 }

@@ -147,6 +147,19 @@ fn a_failed_add_takes_back_what_it_reserved_and_nothing_else() {
 }
 
 #[test]
+fn what_cannot_be_written_down_is_not_given() {
+    // Folders in the way: permissions do not stop root.
+    for obstacle in ["last_reserved_ip.0", ".reserving"] {
+        let pool = pool(json!({ "subnet": "10.1.2.0/24" }));
+        fs::create_dir(pool.folder.path().join("net").join(obstacle)).unwrap();
+        let error = call("ADD", "a").ours(&pool.config).unwrap_err();
+        assert_eq!(error.code, 5, "{error}");
+        assert!(error.msg.contains(&format!("/net/{obstacle}: ")), "{error}");
+        assert!(pool.leased().is_empty());
+    }
+}
+
+#[test]
 fn networks_and_broadcast_addresses_and_gateways_are_never_given() {
     // The reference would give the first and the last.
     let pool1 = pool(

@@ -43,6 +43,15 @@ fn a_folder_that_cannot_be_written_is_not_ready() {
 }
 
 #[test]
+fn status_tries_to_write() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("net/.reserving")).unwrap();
+    let (code, text) =
+        status(&host_local(folder.path(), &json!({ "subnet": "10.1.2.0/24" }), &json!({}))).unwrap_err();
+    assert_eq!(code, 50, "{text}");
+}
+
+#[test]
 fn what_add_would_refuse_is_not_ready() {
     let folder = tempfile::tempdir().unwrap();
     let bad = host_local(folder.path(), &json!({ "subnet": "10.1.2.3/24" }), &json!({}));
