@@ -75,7 +75,7 @@ impl Nft {
     pub fn install(&mut self, id: &str, rules: &[Rule]) -> Result<(), NftError> {
         self.patiently("install rules", |nft| {
             let mut batch = nft.installation(id, rules)?;
-            batch.push(("batch".to_owned(), Message::batch_end()));
+            batch.push(end());
             nft.transport.change(None, batch).map_err(|failure| failure.of_addition())
         })
     }
@@ -92,7 +92,7 @@ impl Nft {
     ///
     /// Compared are chain, comment and every value of every expression that we set; counters are not.
     pub fn check(&mut self, id: &str, rules: &[Rule]) -> Result<Vec<Difference>, NftError> {
-        let mut found = self.patiently("list rules", |nft| nft.tagged(Some(id)))?;
+        let (_, mut found) = self.patiently("list rules", |nft| nft.listing(Some(id)))?;
         let mut differences = Vec::new();
         for rule in rules {
             let same = |found: &Found| {
@@ -115,13 +115,12 @@ impl Nft {
     /// table, or no nf_tables, is success.
     pub fn remove(&mut self, id: &str) -> Result<usize, NftError> {
         let removed = self.patiently("remove rules", |nft| {
-            let generation = nft.transport.generation()?;
-            let found = nft.tagged(Some(id))?;
+            let (generation, found) = nft.listing(Some(id))?;
             if found.is_empty() {
                 return Ok(0);
             }
             let mut batch: Vec<_> = found.iter().map(deletion).collect();
-            batch.push(("batch".to_owned(), Message::batch_end()));
+            batch.push(end());
             nft.transport.change(Some(generation), batch).map_err(Failure::of_deletion)?;
             Ok(found.len())
         });
@@ -133,13 +132,21 @@ impl Nft {
 
     /// The ids of all attachments that have rules, for GC.
     pub fn all_tags(&mut self) -> Result<BTreeSet<String>, NftError> {
-        let found = self.patiently("list rules", |nft| nft.tagged(None))?;
+        let (_, found) = self.patiently("list rules", |nft| nft.listing(None))?;
         Ok(found.iter().filter_map(|found| id_of(&found.comment)).map(str::to_owned).collect())
     }
 
-    /// Our rules of one attachment, or of all.
-    fn tagged(&mut self, id: Option<&str>) -> Result<Vec<Found>, Attempt> {
-        let mut all = Vec::new();
+    /// Our rules of one attachment, or of all, and the generation in which they are all there is.
+    ///
+    /// The kernel makes a list a datagram at a time, counting rules to know where it was; while a change is under way
+    /// that puts rules in or takes them out, a rule may come twice or not at all. Of that it tells only what it has
+    /// finished between two datagrams (`NLM_F_DUMP_INTR`). So the list counts only if no change was under way when it
+    /// began, and none finished since. A change that was given up meanwhile is what remains unseen: GC finds what DEL
+    /// missed.
+    fn listing(&mut self, id: Option<&str>) -> Result<(u32, Vec<Found>), Attempt> {
+        let generation = self.transport.generation()?;
+        self.transport.wait_for_changes(generation)?;
+        let mut all: Vec<Found> = Vec::new();
         for family in [NFPROTO_INET, NFPROTO_BRIDGE] {
             let found = self.transport.rules(family, TABLE)?;
             all.extend(found.into_iter().filter(|found| match (id_of(&found.comment), id) {
@@ -147,7 +154,10 @@ impl Nft {
                 (theirs, _) => theirs.is_some(),
             }));
         }
-        Ok(all)
+        self.transport.wait_for_changes(generation)?;
+        all.sort_by_key(|found| (found.family, found.handle));
+        all.dedup_by_key(|found| (found.family, found.handle));
+        Ok((generation, all))
     }
 
     fn installation(&self, id: &str, rules: &[Rule]) -> Result<Vec<(String, Message)>, Attempt> {
@@ -228,6 +238,10 @@ fn rule_creation(id: &str, rule: &Rule) -> (String, Message) {
     };
     let what = format!("rule {} in {}", rule.kind, rule.chain);
     (what, Message::new(NFT_MSG_NEWRULE, flags, rule.chain.family(), attributes))
+}
+
+fn end() -> (String, Message) {
+    ("batch".to_owned(), Message::batch_end())
 }
 
 fn deletion(found: &Found) -> (String, Message) {

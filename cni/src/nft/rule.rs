@@ -142,7 +142,9 @@ pub fn masquerade(address: IpNet) -> Rule {
 /// Mappings of an address of the other family make no rules: call this once for each address of the container.
 /// The caller sets, in the host's namespace: `net/ipv4/ip_forward` or `net/ipv6/conf/all/forwarding`; and
 /// `net/ipv4/conf/LINK/route_localnet`, where LINK is the one by which the host reaches `target`, for connections to
-/// 127.0.0.1. There is no such setting in IPv6, so `::1` is not mapped.
+/// 127.0.0.1 (which lets `target` send to the host's 127.0.0.0/8, too). There is no such setting in IPv6, so `::1` is
+/// not mapped. Where bridges call netfilter (`net/bridge/bridge-nf-call-iptables`), a target that connects to its own
+/// mapping needs a bridge port in hairpin mode.
 pub fn port_mappings(target: IpNet, mappings: &[PortMapping]) -> Vec<Rule> {
     let mut rules: Vec<Rule> =
         mappings.iter().flat_map(|mapping| redirections(target.addr(), mapping)).collect();
