@@ -1,8 +1,10 @@
 //! Rules of nf_tables against a real kernel: what `nft` lists, and what becomes of packets.
 
+#[cfg(test)]
 #[path = "nft/lab.rs"]
 mod lab;
 
+#[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -389,7 +391,7 @@ mod tests {
             });
             let kept = scope.spawn(|| {
                 let mut nft = net.run(Nft::open).unwrap();
-                (0..150).all(|_| {
+                (0..50).all(|_| {
                     net.sh("nft flush ruleset");
                     nft.install(B, &[rule_v4()]).unwrap();
                     thread::yield_now();
