@@ -51,7 +51,10 @@ impl Drop for Stopped {
         }
         let came = self.new && Path::new("/lib/systemd/system").join(SERVICE).exists();
         if came && find("deb-systemd-helper").is_some() {
-            let _ = Command::new("deb-systemd-helper").args(["disable", SERVICE]).status();
+            let _ = Command::new("deb-systemd-helper")
+                .args(["disable", SERVICE])
+                .env("DPKG_MAINTSCRIPT_PACKAGE", "containerd")
+                .status();
         }
     }
 }
