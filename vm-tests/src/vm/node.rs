@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{Additions, Image, Netdev, Options, Output, Program, Vm};
 use crate::lab::{Lab, Variant, binary};
+use crate::tap_guest;
 
 /// Where the node has its plugins.
 pub const PLUGINS: &str = "/opt/cni/bin";
@@ -64,8 +65,8 @@ const MODULES: [&str; 34] = [
 /// What looks at the node's network, and changes it.
 const TOOLS: [&str; 4] = ["ip", "bridge", "tc", "nft"];
 
-/// Busybox's shell prefers its own `ip` to a file of that name, which knows less.
-const PRELUDE: &str = "ip() { /bin/ip \"$@\"; }\n";
+/// Busybox's shell prefers programs of its own to files of that name, and these know less.
+const PRELUDE: &str = "ip() { /bin/ip \"$@\"; }\ntc() { /bin/tc \"$@\"; }\n";
 
 /// One call of a plugin, as a container runtime makes it.
 #[derive(Debug, Clone, Copy)]
@@ -108,6 +109,8 @@ impl NodeVm {
         for name in reference {
             programs.push(plugin(name, reference_plugin(name)?));
         }
+        let tap_guest = Program { place: "/bin/tap-guest".to_owned(), file: binary("tap-guest")? };
+        programs.push(tap_guest);
         for name in TOOLS {
             programs.push(Program { place: format!("/bin/{name}"), file: find(name)? });
         }
@@ -116,7 +119,11 @@ impl NodeVm {
         let image = Image::build()?.with(&additions, lab.directory())?;
         let options = Options { memory_mib: MEMORY_MIB, cpus: 1, ..Options::new(Netdev::None) };
         let vm = Vm::boot(lab.pod(), lab.directory(), &image, &options)?;
-        Ok(Self { vm, _lab: lab })
+        let mut node = Self { vm, _lab: lab };
+        let missing =
+            node.succeed("while read m; do [ -d /sys/module/$m ] || echo $m; done </modules/order")?;
+        anyhow::ensure!(missing.is_empty(), "the node's kernel did not take the modules {missing}");
+        Ok(node)
     }
 
     /// Runs a shell script on the node.
@@ -133,6 +140,18 @@ impl NodeVm {
     pub fn look(&mut self, script: &str) -> anyhow::Result<Value> {
         let text = self.succeed(script)?;
         serde_json::from_str(text.trim()).with_context(|| format!("`{script}` on the node printed {text}"))
+    }
+
+    /// Makes the namespace `guest` the guest of the tap `tap` of `pod`, until the tap goes: see [`tap_guest`].
+    pub fn plug(&mut self, pod: &str, tap: &str, guest: &str, mtu: u16) -> anyhow::Result<()> {
+        let log = format!("/tmp/tap-guest-{guest}.log");
+        let program = format!("ip netns exec {pod} tap-guest {tap} /run/netns/{guest} {mtu}");
+        self.succeed(&format!("rm -f {log}; {program} </dev/null >{log} 2>&1 &"))?;
+        let ready = format!("grep {} {log}", tap_guest::READY);
+        self.vm.succeed_within(&ready, LIMIT).map(drop).or_else(|_| {
+            let log = self.succeed(&format!("cat {log}"))?;
+            anyhow::bail!("no guest on {tap} of {pod}: {log}")
+        })
     }
 
     /// Calls a plugin.

@@ -10,6 +10,7 @@ const PLUGINS: [&str; 4] = ["bridge", "vlan", "ipvlan", "static"];
 #[test]
 fn reference_plugins_wire_vlans_and_ipvlan_on_the_node() {
     on_a_node(&PLUGINS, |stage| {
+        stage.step("links and queueing of every kind", every_kind)?;
         stage.node.succeed("ip link set dummy0 up")?;
         stage.step("bridge with VLANs", bridge_with_vlans)?;
         stage.step("vlan", vlan)?;
@@ -18,6 +19,50 @@ fn reference_plugins_wire_vlans_and_ipvlan_on_the_node() {
         }
         Ok(())
     });
+}
+
+/// What plugins ask of a kernel, without a plugin.
+fn every_kind(stage: &mut Stage) -> Result<()> {
+    let kinds = [
+        "veth",
+        "bridge vlan_filtering 1",
+        "dummy",
+        "vrf table 10",
+        "ifb",
+        "vxlan id 1 dstport 4789",
+        "vlan id 5 link dummy0",
+        "macvlan link dummy0",
+        "macvtap link dummy0",
+        "ipvlan link dummy0",
+    ];
+    for kind in kinds {
+        let (kind, rest) = kind.split_once(' ').unwrap_or((kind, ""));
+        // `link` comes before the kind.
+        let (rest, parent) = rest.split_once("link ").unwrap_or((rest, ""));
+        let parent = if parent.is_empty() { String::new() } else { format!("link {parent}") };
+        stage.node.succeed(&format!("ip link add x {parent} type {kind} {rest}; ip link delete x"))?;
+    }
+    stage.node.succeed(
+        "ip tuntap add tap0 mode tap user 107
+         tc qdisc add dev tap0 ingress
+         tc filter add dev tap0 parent ffff: protocol all u32 match u8 0 0 action mirred egress redirect dev lo
+         tc filter add dev tap0 parent ffff: protocol all u32 match u8 0 0 action skbmod set dmac 02:00:00:00:00:01
+         tc filter add dev tap0 parent ffff: protocol all u32 match u8 0 0 action pedit munge offset 0 u8 set 0
+         tc qdisc add dev tap0 root tbf rate 1mbit burst 10kb latency 10ms
+         ip tuntap delete tap0 mode tap",
+    )?;
+    stage.node.succeed(
+        "nft 'table inet x {
+             chain a { type nat hook postrouting priority 100; masquerade; }
+             chain b { type nat hook prerouting priority -100; fib daddr type local dnat ip to 10.0.0.1; }
+             chain c { type filter hook forward priority 0; ct state established accept; reject; }
+         }
+         table bridge x {
+             chain a { type filter hook prerouting priority -300; meta ibrname br0 ether saddr 02:00:00:00:00:01 drop; }
+         }'
+         nft flush ruleset",
+    )
+    .map(drop)
 }
 
 /// Two pods in one VLAN, a third in another.

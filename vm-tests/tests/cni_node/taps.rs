@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use vm_tests::lab::{Lab, Namespace, POD_V4, SECOND_POD_V4, SecondPod, Variant};
+use vm_tests::lab::{Lab, Namespace, POD_V4, SECOND_POD_V4, SecondPod, Variant, WORLD_LINK_V4};
+use vm_tests::tap_guest;
 use vm_tests::vm::{Image, Netdev, Options, Vm};
 
 use crate::turn::turn;
@@ -17,6 +18,7 @@ const USER: u32 = 107;
 const ANOTHER_USER: u32 = 108;
 const TAP: &str = "tap0";
 const QUEUES: u16 = 2;
+const MTU: u16 = 1500;
 const MEMORY_MIB: u32 = 256;
 /// More than the guests' socket buffers, and less than a guest's memory.
 const MIB: u32 = 20;
@@ -29,8 +31,7 @@ fn two_vms_on_taps_reach_each_other_and_one_has_several_queues() {
     let _turn = turn();
     let lab = Lab::new(Variant::DualStack).unwrap();
     let other = other_pod(&lab).unwrap();
-    let result = two_vms(&lab, &other);
-    result.unwrap();
+    two_vms(&lab, &other).unwrap();
 }
 
 fn two_vms(lab: &Lab, other: &SecondPod) -> Result<()> {
@@ -49,6 +50,25 @@ fn two_vms(lab: &Lab, other: &SecondPod) -> Result<()> {
     b.succeed(&format!("ping -c 3 -w 10 {POD_V4}"), LIMIT)?;
     transfer(&mut a, &mut b, &SECOND_POD_V4.to_string())?;
     transfer(&mut b, &mut a, &POD_V4.to_string())
+}
+
+/// What stands for a VM where none is needed: one frame of the full MTU each way.
+#[test]
+fn guest_without_a_machine_reaches_the_world_through_either_kind_of_tap() {
+    for queues in [1, QUEUES] {
+        let lab = Lab::new(Variant::Ipv4Only).unwrap();
+        wire(lab.pod(), queues).unwrap();
+        let guest = tap_guest::start(&lab, lab.pod(), TAP, lab.guest(), MTU).unwrap();
+        lab.guest().ip(&format!("address add {POD_V4}/24 dev {}\n", tap_guest::NIC)).unwrap();
+        let ping = |size: u16| {
+            let mut ping = lab.guest().command("ping");
+            ping.args(["-c1", "-w5", "-Mdo", &format!("-s{}", size - 28), &WORLD_LINK_V4.to_string()]);
+            ping.output().unwrap()
+        };
+        let output = ping(MTU);
+        assert!(output.status.success(), "{queues} queues: {output:?}; {}", guest.log());
+        assert!(!ping(MTU + 1).status.success(), "{queues} queues");
+    }
 }
 
 #[test]
