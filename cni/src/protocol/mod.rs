@@ -4,9 +4,22 @@
 pub mod cni_error;
 pub mod version;
 pub mod mac;
+pub mod arguments;
+pub mod environment;
+mod keys;
 pub mod result;
+pub mod config;
+pub mod channels;
+pub mod bandwidth;
+pub mod port_mapping;
 
+pub use arguments::Arguments;
+pub use bandwidth::Bandwidth;
+pub use channels::RequestedIp;
 pub use cni_error::{CniError, Code};
+pub use config::{Config, version_reply};
+pub use environment::{Command, Environment};
 pub use mac::MacAddress;
+pub use port_mapping::{PortMapping, Protocol};
 pub use result::{CniResult, Dns, Interface, Ip, Route};
 pub use version::Version;
