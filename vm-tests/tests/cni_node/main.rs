@@ -4,4 +4,5 @@
 mod turn;
 mod stage;
 mod reference;
+mod ours;
 mod taps;

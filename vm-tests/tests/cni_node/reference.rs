@@ -13,6 +13,7 @@ fn reference_plugins_wire_vlans_and_ipvlan_on_the_node() {
         stage.step("links and queueing of every kind", every_kind)?;
         stage.node.succeed("ip link set dummy0 up")?;
         stage.step("bridge with VLANs", bridge_with_vlans)?;
+        stage.step("a guest on a tap beside the reference plugin's NIC", guest_of_a_tap)?;
         stage.step("vlan", vlan)?;
         for mode in ["l2", "l3", "l3s"] {
             stage.step(&format!("ipvlan {mode}"), |stage| ipvlan(stage, mode))?;
@@ -83,6 +84,35 @@ fn bridge_with_vlans(stage: &mut Stage) -> Result<()> {
             stage.delete(pod, configuration)?;
         }
         // The plugin leaves its bridge.
+        stage.node.succeed("ip link delete br0").map(drop)
+    })
+}
+
+/// A tap joined to a NIC by traffic control, as our mode `tap` does it: the guest is in the NIC's VLAN.
+fn guest_of_a_tap(stage: &mut Stage) -> Result<()> {
+    let of = |address| configuration("bridge", address, &json!({ "bridge": "br0", "vlan": 100 }));
+    let pods = [("a", of("10.1.0.1")), ("b", of("10.1.0.2"))];
+    stage.with_pods(&["a", "b", "vm"], |stage| {
+        for (pod, configuration) in &pods {
+            stage.add(pod, configuration)?;
+        }
+        stage.node.succeed(
+            "ip -n a tuntap add tap0 mode tap user 107 group 107 vnet_hdr
+             ip -n a link set tap0 up
+             join() {
+                 tc -n a qdisc add dev $1 ingress
+                 tc -n a filter add dev $1 parent ffff: protocol all u32 match u8 0 0 action mirred egress redirect dev $2
+             }
+             join tap0 eth0
+             join eth0 tap0",
+        )?;
+        stage.plug("a", "tap0", "vm", 1500)?;
+        stage.address("vm", INTERFACE, "10.1.0.3")?;
+        stage.reaches("vm", "10.1.0.2")?;
+        stage.reaches("b", "10.1.0.3")?;
+        stage.does_not_reach("b", "10.1.0.1")?;
+        stage.node.succeed("ip -n a link delete tap0")?;
+        pods.iter().try_for_each(|(pod, configuration)| stage.delete(pod, configuration))?;
         stage.node.succeed("ip link delete br0").map(drop)
     })
 }

@@ -1,5 +1,6 @@
 //! Where stories take place: a node with plugins, and pods on it.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,22 +19,24 @@ pub(crate) fn on_a_node(reference: &[&str], story: impl FnOnce(&mut Stage) -> Re
     let start = Instant::now();
     let node = NodeVm::boot(reference).unwrap();
     eprintln!("{:6.2} s  the node's boot", start.elapsed().as_secs_f32());
-    story(&mut Stage { node }).unwrap();
+    story(&mut Stage { node, results: BTreeMap::new() }).unwrap();
 }
 
 /// A node, and what stories do with it.
 pub(crate) struct Stage {
     pub(crate) node: NodeVm,
+    /// What the last ADD for each pod said.
+    results: BTreeMap<String, Value>,
 }
 
 impl Stage {
-    /// One named thing, with its time. It must leave the node as it was: its links, and the pods' names.
+    /// One named thing, with its time. It must leave the node as it was.
     pub(crate) fn step(&mut self, name: &str, check: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let start = Instant::now();
-        let before = self.links()?;
+        let before = self.traces()?;
         check(self).with_context(|| format!("step: {name}"))?;
-        let after = self.links()?;
-        ensure!(before == after, "{name}: the node's links were\n{before}and are\n{after}");
+        let after = self.traces()?;
+        ensure!(before == after, "{name}: the node had\n{before}and has\n{after}");
         eprintln!("{:6.2} s  {name}", start.elapsed().as_secs_f32());
         Ok(())
     }
@@ -52,7 +55,14 @@ impl Stage {
 
     /// ADD of the plugin that `configuration` names, for a pod; the result.
     pub(crate) fn add(&mut self, pod: &str, configuration: &Value) -> Result<Value> {
-        self.call("ADD", pod, configuration)
+        let result = self.call("ADD", pod, configuration)?;
+        self.results.insert(pod.to_owned(), result.clone());
+        Ok(result)
+    }
+
+    /// What ADD said.
+    pub(crate) fn result(&self, pod: &str) -> Result<Value> {
+        self.results.get(pod).cloned().with_context(|| format!("nothing was added for {pod}"))
     }
 
     /// DEL, after which the pod has no interface but `lo`.
@@ -63,10 +73,27 @@ impl Stage {
         Ok(())
     }
 
-    fn call(&mut self, command: &str, pod: &str, configuration: &Value) -> Result<Value> {
-        let plugin = configuration.get("type").and_then(Value::as_str).context("a plugin's name")?;
-        let call = Call { plugin, command, container: pod, pod, interface: INTERFACE, configuration };
+    /// A call that succeeds, for a pod.
+    pub(crate) fn call(&mut self, command: &str, pod: &str, configuration: &Value) -> Result<Value> {
+        let call = call(command, pod, configuration)?;
         self.node.call_succeeds(&call).with_context(|| format!("of {pod}"))
+    }
+
+    /// A call that fails; the error.
+    pub(crate) fn fails(&mut self, command: &str, pod: &str, configuration: &Value) -> Result<Value> {
+        let answer = self.node.call(&call(command, pod, configuration)?)?;
+        ensure!(answer.status != 0, "{command} of {pod} succeeded with {configuration}: {}", answer.result);
+        Ok(answer.result)
+    }
+
+    /// Makes `guest` the guest of a pod's tap.
+    pub(crate) fn plug(&mut self, pod: &str, tap: &str, guest: &str, mtu: u16) -> Result<()> {
+        self.node.plug(pod, tap, guest, mtu)
+    }
+
+    /// Gives a link in a namespace an address of a /24.
+    pub(crate) fn address(&mut self, namespace: &str, link: &str, address: &str) -> Result<()> {
+        self.node.succeed(&format!("ip -n {namespace} address add {address}/24 dev {link}")).map(drop)
     }
 
     /// `ping` from a pod. The first echo may take a moment: neighbours are asked for.
@@ -88,10 +115,15 @@ impl Stage {
         links.get(0).cloned().with_context(|| format!("no link {name}"))
     }
 
-    /// Names of the node's own links.
-    fn links(&mut self) -> Result<String> {
-        self.node.succeed("ls /sys/class/net; ip netns list")
+    /// Names of the node's own links, of pods, and of what is written down of attachments.
+    fn traces(&mut self) -> Result<String> {
+        self.node.succeed("ls /sys/class/net; ip netns list; ls /run/sluice/cni/*.json 2>/dev/null || true")
     }
+}
+
+fn call<'a>(command: &'a str, pod: &'a str, configuration: &'a Value) -> Result<Call<'a>> {
+    let plugin = configuration.get("type").and_then(Value::as_str).context("a plugin's name")?;
+    Ok(Call { plugin, command, container: pod, pod, interface: INTERFACE, configuration })
 }
 
 /// A configuration with what every one has, and an address from a fixed list of one.
