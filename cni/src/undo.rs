@@ -14,7 +14,7 @@ use crate::protocol::{CniError, Config, Environment, MacAddress};
 #[derive(Debug)]
 pub struct Undo<'a> {
     pub attachment: &'a Attachment,
-    pub host: &'a mut Netlink,
+    pub host: &'a Netlink,
     /// The namespace that the steps were taken in; `None` once it is gone, and all its links with it.
     pub pod: Option<&'a Namespace>,
     pub store: &'a Store,
@@ -79,7 +79,7 @@ impl Undo<'_> {
     }
 
     fn port(&mut self, name: &str, in_pod: bool) -> Result<(), CniError> {
-        let release = |netlink: &mut Netlink, link: Link| {
+        let release = |netlink: &Netlink, link: Link| -> Result<(), CniError> {
             Ok(netlink.change(link.index, &Change { master: Some(None), ..Change::default() })?)
         };
         if in_pod {
@@ -107,12 +107,12 @@ impl Undo<'_> {
     fn inside(
         &self,
         name: &str,
-        work: impl FnOnce(&mut Netlink, Link) -> Result<(), CniError>,
+        work: impl FnOnce(&Netlink, Link) -> Result<(), CniError>,
     ) -> Result<(), CniError> {
         let Some(pod) = self.pod else { return Ok(()) };
-        let mut inside = Netlink::within(pod)?;
+        let inside = Netlink::within(pod)?;
         let Some(link) = inside.link(name)? else { return Ok(()) };
-        work(&mut inside, link)
+        work(&inside, link)
     }
 }
 

@@ -13,7 +13,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     let settings = Settings::read(config);
     let directory = settings.as_ref().map_or_else(|_| Settings::state_directory(config), |settings| settings.state_directory.clone());
     let store = Store::new(directory);
-    let mut host = Netlink::open()?;
+    let host = Netlink::open()?;
     let journal = store.lock(&attachment)?;
     let entry = journal.entry().clone();
     // The runtime may have removed the namespace; also of another one, of the same name, nothing is ours.
@@ -32,7 +32,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     }
     let mut undo = Undo {
         attachment: &attachment,
-        host: &mut host,
+        host: &host,
         pod: pod.as_ref(),
         store: &store,
         config,

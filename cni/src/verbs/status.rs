@@ -13,8 +13,8 @@ pub(super) fn run(call: &Call) -> Result<(), CniError> {
     let wiring = wiring::of(call)?;
     let store = Store::new(&call.settings.state_directory);
     store.prepare().and_then(|()| writable(&store)).map_err(unavailable)?;
-    let mut host = Netlink::open()?;
-    wiring.ready(call, &mut host)?;
+    let host = Netlink::open()?;
+    wiring.ready(call, &host)?;
     ipam::status(&call.config, &call.environment)
 }
 

@@ -11,7 +11,7 @@ use crate::protocol::{CniError, Config, Environment};
 use crate::undo::Undo;
 
 /// Sweeps this network's attachments. What fails is logged and left to the next.
-pub(super) fn run(store: &Store, host: &mut Netlink, config: &Config, environment: &Environment) {
+pub(super) fn run(store: &Store, host: &Netlink, config: &Config, environment: &Environment) {
     for entry in store.entries().unwrap_or_default() {
         let Some(header) = &entry.header else { continue };
         if header.attachment.network != config.name || !is_gone(header) {
@@ -44,7 +44,7 @@ fn is_gone(header: &Header) -> bool {
 /// Undoes all of one attachment of this network.
 pub(super) fn remove(
     store: &Store,
-    host: &mut Netlink,
+    host: &Netlink,
     config: &Config,
     environment: &Environment,
     attachment: &Attachment,

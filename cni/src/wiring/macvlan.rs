@@ -64,7 +64,7 @@ impl Parent {
     }
 
     /// The link, where it is looked for.
-    pub(super) fn link(&self, host: &mut Netlink, inside: Option<&mut Netlink>) -> Result<Link, CniError> {
+    pub(super) fn link(&self, host: &Netlink, inside: Option<&Netlink>) -> Result<Link, CniError> {
         let (netlink, place) = match inside {
             Some(inside) if self.in_container => (inside, "the pod"),
             _ => (host, "the node"),
@@ -109,7 +109,7 @@ impl Wiring for Macvlan {
         let parent = self.parent.link(site.host, Some(site.inside))?;
         let name = &call.attachment.interface;
         let mac = call.config.mac(&call.environment)?;
-        let kind = Kind::Macvlan { mode: self.parent.mode, bc_queue_len: self.broadcast_queue };
+        let kind = Kind::Macvlan { mode: self.parent.mode, broadcast_queue: self.broadcast_queue };
         refuse_taken(site.inside, name)?;
         site.journal.will(Step::PodLink { name: name.clone() })?;
         let new = NewLink {
@@ -123,7 +123,7 @@ impl Wiring for Macvlan {
         } else {
             site.host.create(&NewLink { namespace: Some(site.pod.as_fd()), ..new })
         };
-        if matches!(made, Err(NetlinkError::Exists)) {
+        if matches!(made, Err(NetlinkError::Exists { .. })) {
             site.journal.retract()?;
         }
         made.map_err(|error| {
@@ -144,18 +144,18 @@ impl Wiring for Macvlan {
         Ok(result)
     }
 
-    fn check(&self, call: &Call, view: &mut View<'_>, previous: &CniResult) -> Result<(), CniError> {
+    fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
         let link = pod_interface::check(call, view, previous, "macvlan")?;
         check_parent(&self.parent, view, &link)
     }
 
-    fn ready(&self, _call: &Call, host: &mut Netlink) -> Result<(), CniError> {
+    fn ready(&self, _call: &Call, host: &Netlink) -> Result<(), CniError> {
         ready(&self.parent, host)
     }
 }
 
 /// CHECK of the link beneath and of the mode.
-pub(super) fn check_parent(parent: &Parent, view: &mut View<'_>, link: &Link) -> Result<(), CniError> {
+pub(super) fn check_parent(parent: &Parent, view: &View<'_>, link: &Link) -> Result<(), CniError> {
     let beneath = parent.link(view.host, Some(view.inside)).map_err(|error| changed(error.to_string()))?;
     same(&format!("the link beneath {}", link.name), &link.parent, &Some(beneath.index))?;
     let Details::Macvlan { mode } = &link.details else {
@@ -165,7 +165,7 @@ pub(super) fn check_parent(parent: &Parent, view: &mut View<'_>, link: &Link) ->
 }
 
 /// STATUS: the link beneath is there.
-pub(super) fn ready(parent: &Parent, host: &mut Netlink) -> Result<(), CniError> {
+pub(super) fn ready(parent: &Parent, host: &Netlink) -> Result<(), CniError> {
     if parent.in_container {
         return Ok(());
     }

@@ -33,10 +33,10 @@ pub trait Wiring: std::fmt::Debug {
     fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError>;
 
     /// Whether the attachment still is what `add` made.
-    fn check(&self, call: &Call, view: &mut View<'_>, previous: &CniResult) -> Result<(), CniError>;
+    fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError>;
 
     /// Whether the node has what `add` needs: code 50 or 51 if not.
-    fn ready(&self, call: &Call, host: &mut Netlink) -> Result<(), CniError>;
+    fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError>;
 
     /// What `add` may have left on the node where its journal is lost: names that only this attachment can have.
     fn leftovers(&self, call: &Call) -> Vec<Step> {

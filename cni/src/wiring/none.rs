@@ -43,7 +43,7 @@ impl Wiring for None {
         Ok(result)
     }
 
-    fn check(&self, call: &Call, view: &mut View<'_>, previous: &CniResult) -> Result<(), CniError> {
+    fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
         let name = view.entry.steps.iter().find_map(|step| match step {
             Step::PodLink { name } => Some(name.clone()),
             _ => Option::None,
@@ -57,7 +57,7 @@ impl Wiring for None {
         call.settings.mtu.map_or(Ok(()), |mtu| same(&format!("{name}'s MTU"), &tap.mtu, &mtu))
     }
 
-    fn ready(&self, _call: &Call, _host: &mut Netlink) -> Result<(), CniError> {
+    fn ready(&self, _call: &Call, _host: &Netlink) -> Result<(), CniError> {
         tap::available().map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))
     }
 }

@@ -28,7 +28,7 @@ impl Wiring for Passt {
         Ok(call.config.previous()?.unwrap_or_default())
     }
 
-    fn check(&self, call: &Call, view: &mut View<'_>, _previous: &CniResult) -> Result<(), CniError> {
+    fn check(&self, call: &Call, view: &View<'_>, _previous: &CniResult) -> Result<(), CniError> {
         for (path, value) in SYSCTLS {
             let is = in_pod(view.pod, || sysctl::read(path))?.map_err(|error| changed(error.to_string()))?;
             let is: Vec<&str> = is.split_whitespace().collect();
@@ -40,7 +40,7 @@ impl Wiring for Passt {
         Ok(())
     }
 
-    fn ready(&self, _call: &Call, _host: &mut Netlink) -> Result<(), CniError> {
+    fn ready(&self, _call: &Call, _host: &Netlink) -> Result<(), CniError> {
         Ok(())
     }
 }

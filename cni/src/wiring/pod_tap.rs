@@ -43,7 +43,7 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
     site.journal.will(Step::PodLink { name: name.to_owned() })?;
     let settings = &call.settings.tap;
     let wanted = NewTap {
-        name,
+        name: name.to_owned(),
         owner: Some(settings.owner),
         group: Some(settings.group),
         multi_queue: settings.multi_queue,
@@ -51,11 +51,11 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
     };
     match in_pod(site.pod, || tap::create_as(&wanted, settings.selinux_context.as_deref()))? {
         Ok(()) => {}
-        Err(TapError::Exists) => {
+        Err(TapError::Exists(_)) => {
             site.journal.retract()?;
             return Err(taken(name));
         }
-        Err(error @ TapError::Unavailable(_)) => {
+        Err(error @ (TapError::NoDevice | TapError::Open(_))) => {
             return Err(CniError::new(Code::NotAvailable, error.to_string()));
         }
         Err(error) => return Err(CniError::internal(format!("making tap {name}: {error}"))),
@@ -69,10 +69,9 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
     if let Err(error) = quiet {
         tracing::debug!(%error, "IPv6 is off in the pod, or its settings cannot be written");
     }
-    let alias = call.alias();
     site.inside.change(
         link.index,
-        &Change { mtu, alias: Some(&alias), up: Some(true), ..Change::default() },
+        &Change { mtu, alias: Some(call.alias()), up: Some(true), ..Change::default() },
     )?;
     site.inside
         .link_at(link.index)?
@@ -101,7 +100,7 @@ pub(super) fn join(site: &mut Site<'_>, nic: &Link, tap: &Link, ours: bool) -> R
 }
 
 /// CHECK of [`make`] and [`join`].
-pub(super) fn check(call: &Call, view: &mut View<'_>, name: &str, nic: Option<&Link>) -> Result<Link, CniError> {
+pub(super) fn check(call: &Call, view: &View<'_>, name: &str, nic: Option<&Link>) -> Result<Link, CniError> {
     let link = existing(view.inside, name, "in the pod")?;
     let settings = &call.settings.tap;
     let Details::Tun(tun) = &link.details else {

@@ -12,14 +12,11 @@ use super::site::{Call, Site, View, changed, existing, same};
 use super::{Wiring, pod_tap};
 use crate::ipam;
 use crate::journal::Step;
-use crate::netlink::{AddressOptions, Change, Link, Netlink, NetlinkError, NewRoute};
+use crate::netlink::{AddressOptions, Change, Link, Netlink, NetlinkError, NewRoute, RouteFilter, Scope};
 use crate::nft::Nft;
 use crate::protocol::{CniError, CniResult, Code, Config};
 use crate::sysctl;
 use crate::tap;
-
-/// `RT_SCOPE_LINK`: what is on the link itself.
-const SCOPE_LINK: u8 = 253;
 
 /// This mode's keys.
 #[derive(Debug, Deserialize)]
@@ -55,11 +52,11 @@ impl Ptp {
         for ip in &result.ips {
             let route = NewRoute {
                 device: Some(end.index),
-                scope: Some(SCOPE_LINK),
+                scope: Some(Scope::Link),
                 ..NewRoute::to(ip.address.addr().into())
             };
             site.host.add_route(&route).map_err(|error| match error {
-                NetlinkError::Exists => CniError::config(
+                NetlinkError::Exists { .. } => CniError::config(
                     "ipam",
                     ip.address.addr(),
                     "the node has a route to this very address already",
@@ -78,7 +75,7 @@ impl Ptp {
             let device = Some(inside.index);
             let network = NewRoute { device, ..NewRoute::to(ip.address.trunc()) };
             site.inside.delete_route(&network)?;
-            let link = NewRoute { device, source, scope: Some(SCOPE_LINK), ..NewRoute::to(gateway.into()) };
+            let link = NewRoute { device, source, scope: Some(Scope::Link), ..NewRoute::to(gateway.into()) };
             site.inside.add_route(&link)?;
             if ip.address.trunc().prefix_len() < ip.address.max_prefix_len() {
                 site.inside.add_route(&NewRoute { gateway: Some(gateway), source, ..network })?;
@@ -119,19 +116,19 @@ impl Wiring for Ptp {
         Ok(result)
     }
 
-    fn check(&self, call: &Call, view: &mut View<'_>, previous: &CniResult) -> Result<(), CniError> {
+    fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
         let end = existing(view.host, &call.attachment.host_link(), "on the node")?;
         same(&format!("whether {} is up", end.name), &end.up, &true)?;
         let inside = pod_interface::check(call, view, previous, "veth")?;
         same(&format!("the other end of {}", inside.name), &inside.parent, &Some(end.index))?;
-        let routes = view.host.routes_of(end.index)?;
-        let addresses = view.host.addresses(end.index)?;
+        let routes = view.host.routes(RouteFilter { device: Some(end.index), ..RouteFilter::default() })?;
+        let addresses = view.host.addresses(Some(end.index))?;
         for ip in &previous.ips {
             let to = ip.address.addr().into();
             if !routes.iter().any(|route| route.dst == to) {
                 return Err(changed(format!("the node no longer has its route to {}", ip.address.addr())));
             }
-            if let Some(gateway) = ip.gateway.filter(|gateway| !addresses.contains(&(*gateway).into())) {
+            if let Some(gateway) = ip.gateway.filter(|gateway| !addresses.iter().any(|address| address.network.addr() == *gateway)) {
                 return Err(changed(format!("{} no longer has the gateway's address {gateway}", end.name)));
             }
         }
@@ -141,7 +138,7 @@ impl Wiring for Ptp {
         Ok(())
     }
 
-    fn ready(&self, call: &Call, _host: &mut Netlink) -> Result<(), CniError> {
+    fn ready(&self, call: &Call, _host: &Netlink) -> Result<(), CniError> {
         let unavailable = |why: String| CniError::new(Code::NotAvailable, why);
         if self.masquerade {
             Nft::open().and_then(|mut nft| nft.available()).map_err(|error| unavailable(error.to_string()))?;

@@ -22,10 +22,10 @@ pub struct Call {
 /// Where an ADD works.
 #[derive(Debug)]
 pub struct Site<'a> {
-    pub host: &'a mut Netlink,
+    pub host: &'a Netlink,
     pub pod: &'a Namespace,
     /// Netlink inside the pod.
-    pub inside: &'a mut Netlink,
+    pub inside: &'a Netlink,
     pub journal: &'a mut Journal,
     pub store: &'a Store,
 }
@@ -33,9 +33,9 @@ pub struct Site<'a> {
 /// Where a CHECK looks.
 #[derive(Debug)]
 pub struct View<'a> {
-    pub host: &'a mut Netlink,
+    pub host: &'a Netlink,
     pub pod: &'a Namespace,
-    pub inside: &'a mut Netlink,
+    pub inside: &'a Netlink,
     pub entry: &'a Entry,
 }
 
@@ -64,7 +64,7 @@ pub fn in_pod<T>(pod: &Namespace, work: impl FnOnce() -> T) -> Result<T, CniErro
 }
 
 /// The link of this name, which CHECK expects where `place` says.
-pub fn existing(netlink: &mut Netlink, name: &str, place: &str) -> Result<Link, CniError> {
+pub fn existing(netlink: &Netlink, name: &str, place: &str) -> Result<Link, CniError> {
     netlink.link(name)?.ok_or_else(|| changed(format!("link {name} is no longer {place}")))
 }
 

@@ -28,16 +28,16 @@ impl Bridge {
     }
 
     /// The bridge, made if it is not there.
-    fn ensure(&self, call: &Call, host: &mut Netlink) -> Result<Link, CniError> {
+    fn ensure(&self, call: &Call, host: &Netlink) -> Result<Link, CniError> {
         let name = &self.options.bridge;
         if let Some(link) = host.link(name)? {
             return self.usable(link);
         }
-        let kind = Kind::Bridge { vlan_filtering: self.options.vlans.is_some() };
+        let kind = Kind::Bridge { vlan_filtering: self.options.vlans.is_some(), default_pvid: None };
         match host.create(&NewLink { mtu: call.settings.mtu, ..NewLink::new(name, kind) }) {
             Ok(()) => {}
             // Another ADD made it a moment ago.
-            Err(NetlinkError::Exists) => return self.usable(pod_interface::made_link(host, name)?),
+            Err(NetlinkError::Exists { .. }) => return self.usable(pod_interface::made_link(host, name)?),
             Err(error) => return Err(CniError::internal(format!("making bridge {name}: {error}"))),
         }
         pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
@@ -49,11 +49,11 @@ impl Bridge {
     }
 
     fn usable(&self, link: Link) -> Result<Link, CniError> {
-        let Details::Bridge(bridge) = &link.details else {
+        let Details::Bridge { vlan_filtering, .. } = link.details else {
             let why = format!("a link of this name is on the node, but it is no bridge ({})", kind(&link));
             return Err(CniError::config("bridge", &link.name, &why));
         };
-        if self.options.vlans.is_some() && !bridge.vlan_filtering {
+        if self.options.vlans.is_some() && !vlan_filtering {
             // To switch it on for a bridge in use would cut off every port without a VLAN of its own.
             let why = "bridge was made without VLAN filtering; whoever made it must switch it on \
                        (ip link set dev BRIDGE type bridge vlan_filtering 1)";
@@ -149,9 +149,9 @@ impl Wiring for Bridge {
         Ok(result)
     }
 
-    fn check(&self, call: &Call, view: &mut View<'_>, previous: &CniResult) -> Result<(), CniError> {
+    fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
         let bridge = existing(view.host, &self.options.bridge, "on the node")?;
-        if !matches!(bridge.details, Details::Bridge(_)) {
+        if !matches!(bridge.details, Details::Bridge { .. }) {
             return Err(changed(format!("{} is no bridge ({})", bridge.name, kind(&bridge))));
         }
         same(&format!("whether {} is up", bridge.name), &bridge.up, &true)?;
@@ -180,7 +180,7 @@ impl Wiring for Bridge {
         gateway::check(&self.options, view, &bridge, previous)
     }
 
-    fn ready(&self, call: &Call, host: &mut Netlink) -> Result<(), CniError> {
+    fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError> {
         if let Some(link) = host.link(&self.options.bridge)? {
             self.usable(link).map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
         } else if self.recorded(call)? {

@@ -189,7 +189,7 @@ fn vlan(id: i64) -> Option<u16> {
 
 /// "it should accept any previous result that includes a host-side interface" (CNI's conventions, "Chained plugins"): the
 /// first link on the node that is no bridge.
-pub(super) fn given_port(previous: &CniResult, host: &mut Netlink) -> Result<Link, CniError> {
+pub(super) fn given_port(previous: &CniResult, host: &Netlink) -> Result<Link, CniError> {
     for interface in previous.interfaces.iter().filter(|interface| interface.sandbox.is_none()) {
         if let Some(link) = host.link(&interface.name)?
             && link.kind.as_deref() != Some("bridge")
