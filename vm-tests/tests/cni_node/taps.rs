@@ -71,14 +71,22 @@ fn guest_without_a_machine_reaches_the_world_through_either_kind_of_tap() {
     }
 }
 
+/// The tap's queues, QEMU's, QEMU's user, and what the kernel says.
 #[test]
-fn qemu_of_another_user_is_refused_the_tap() {
+fn qemu_is_refused_a_tap_of_another_user_or_of_another_kind() {
+    let cases = [
+        (1, 1, ANOTHER_USER, "Operation not permitted"),
+        (QUEUES, 1, USER, "Invalid argument"),
+        (1, QUEUES, USER, "Invalid argument"),
+    ];
     let _turn = turn();
-    let lab = Lab::new(Variant::Ipv4Only).unwrap();
-    wire(lab.pod(), 1).unwrap();
-    let error = boot(&lab, lab.pod(), "a", &options("52:54:00:00:00:0a", 1, ANOTHER_USER)).unwrap_err();
-    let error = format!("{error:#}");
-    assert!(error.contains(TAP) && error.contains("Operation not permitted"), "{error}");
+    for (queues, wanted, user, expected) in cases {
+        let lab = Lab::new(Variant::Ipv4Only).unwrap();
+        wire(lab.pod(), queues).unwrap();
+        let error = boot(&lab, lab.pod(), "a", &options("52:54:00:00:00:0a", wanted, user)).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains(TAP) && error.contains(expected), "{queues}, {wanted}, {user}: {error}");
+    }
 }
 
 /// A second pod, on one bridge with the first.
