@@ -20,7 +20,7 @@ pub const PLUGINS: &str = "/opt/cni/bin";
 const REFERENCE_PLUGINS: [&str; 3] = ["/usr/lib/cni", "/usr/libexec/cni", PLUGINS];
 
 /// For what takes a moment in an emulated guest on a busy machine.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 const MEMORY_MIB: u32 = 512;
 

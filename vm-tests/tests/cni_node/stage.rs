@@ -98,7 +98,7 @@ impl Stage {
 
     /// `ping` from a pod. The first echo may take a moment: neighbours are asked for.
     pub(crate) fn reaches(&mut self, pod: &str, address: &str) -> Result<()> {
-        self.node.succeed(&format!("ip netns exec {pod} ping -c 1 -w 5 {address}")).map(drop)
+        self.node.succeed(&format!("ip netns exec {pod} ping -c 1 -w 10 {address}")).map(drop)
     }
 
     /// No answer, and not because there is nobody: the caller has shown that others reach it.

@@ -24,7 +24,7 @@ const MEMORY_MIB: u32 = 256;
 const MIB: u32 = 20;
 const PORT: u16 = 9000;
 /// For what takes a moment in an emulated guest on a busy machine.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn two_vms_on_taps_reach_each_other_and_one_has_several_queues() {
