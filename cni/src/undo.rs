@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use crate::attachment::Attachment;
-use crate::journal::{Entry, Step, Store};
+use crate::journal::{Entry, SHARED_LINKS, Step, Store};
 use crate::namespace::Namespace;
 use crate::netlink::{Change, Link, Netlink};
 use crate::nft::Nft;
@@ -43,14 +43,16 @@ impl Undo<'_> {
             Step::HostLink { name } => Ok(self.host.delete(name).map(drop)?),
             Step::PodLink { name } => self.pod_link(name),
             Step::MovedLink { name } => self.inside(name, |inside, _| Ok(inside.delete(name).map(drop)?)),
-            Step::PodRedirect { name } => self.inside(name, |inside, link| {
-                Ok(inside.delete_redirect(link.index)?)
+            Step::PodRedirect { name, ingress } => self.inside(name, |inside, link| {
+                let removed =
+                    if *ingress { inside.delete_ingress(link.index) } else { inside.delete_redirects(link.index) };
+                Ok(removed.map(drop)?)
             }),
             Step::PodShaper { name } => self.inside(name, |inside, link| Ok(inside.delete_root(link.index).map(drop)?)),
             Step::Port { name, in_pod } => self.port(name, *in_pod),
             Step::SharedLink { name } => self.shared(name),
             Step::Rules => Nft::open()
-                .and_then(|mut nft| nft.remove(&self.attachment.id()))
+                .and_then(|mut nft| nft.remove(&self.attachment.id()).map(drop))
                 .map_err(|error| CniError::internal(format!("removing rules: {error}"))),
             Step::DeviceNode { path } => match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -90,7 +92,7 @@ impl Undo<'_> {
 
     /// The last that goes takes it along.
     fn shared(&mut self, name: &str) -> Result<(), CniError> {
-        let _alone = self.store.lock_shared(name)?;
+        let _alone = self.store.lock_shared(SHARED_LINKS)?;
         let ours = self.attachment;
         let others = self.store.entries()?;
         if others.iter().any(|entry| entry.header.as_ref().is_some_and(|header| header.attachment != *ours) && entry.shares(name)) {

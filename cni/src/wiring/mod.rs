@@ -16,12 +16,17 @@ mod settings;
 mod site;
 mod pod_tap;
 mod pod_interface;
+mod rules;
 mod tap;
 mod none;
 mod passt;
+mod bridge;
+mod ptp;
+mod macvlan;
+mod macvtap;
 
 pub use settings::{Mode, Settings};
-pub use site::{Call, Site, View};
+pub use site::{Call, Site, View, changed};
 
 use crate::journal::Step;
 use crate::netlink::Netlink;
@@ -49,8 +54,13 @@ pub trait Wiring: std::fmt::Debug {
 pub fn of(call: &Call) -> Result<Box<dyn Wiring>, CniError> {
     Ok(match call.settings.mode {
         Mode::Tap => Box::new(tap::Tap::read(&call.config)?),
-        Mode::None => Box::new(none::None::read(&call.config)?),
+        Mode::None => Box::new(none::NoUplink::read(&call.config)?),
         Mode::Passt => Box::new(passt::Passt),
+        Mode::Bridge => Box::new(bridge::Bridge::read(call)?),
+        Mode::Vxlan => Box::new(bridge::Bridge::read_overlay(call)?),
+        Mode::Ptp => Box::new(ptp::Ptp::read(&call.config)?),
+        Mode::Macvlan => Box::new(macvlan::Macvlan::read(call)?),
+        Mode::Macvtap => Box::new(macvtap::Macvtap::read(call)?),
         mode => return Err(CniError::unsupported("mode", mode.as_str(), "not built yet")),
     })
 }

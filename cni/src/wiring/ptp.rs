@@ -9,11 +9,11 @@ use serde::Deserialize;
 use super::bridge::gateway::{first_host, forward};
 use super::pod_interface::{self, on_node, sysctl_if_there};
 use super::site::{Call, Site, View, changed, existing, same};
+use super::rules::{self, Wanted};
 use super::{Wiring, pod_tap};
 use crate::ipam;
 use crate::journal::Step;
 use crate::netlink::{AddressOptions, Change, Link, Netlink, NetlinkError, NewRoute, RouteFilter, Scope};
-use crate::nft::Nft;
 use crate::protocol::{CniError, CniResult, Code, Config};
 use crate::sysctl;
 use crate::tap;
@@ -31,6 +31,10 @@ impl Ptp {
             return Err(CniError::config("ipam", "missing", "mode ptp routes addresses, so it needs some"));
         }
         config.read()
+    }
+
+    const fn rules(&self) -> Wanted<'static> {
+        Wanted { masquerade: self.masquerade, spoof_check: None }
     }
 
     /// The node's end: the gateway's addresses, a route to each of the pod's.
@@ -53,7 +57,7 @@ impl Ptp {
             let route = NewRoute {
                 device: Some(end.index),
                 scope: Some(Scope::Link),
-                ..NewRoute::to(ip.address.addr().into())
+                ..NewRoute::new(ip.address.addr().into())
             };
             site.host.add_route(&route).map_err(|error| match error {
                 NetlinkError::Exists { .. } => CniError::config(
@@ -73,9 +77,9 @@ impl Ptp {
             let Some(gateway) = ip.gateway else { continue };
             let source = Some(ip.address.addr());
             let device = Some(inside.index);
-            let network = NewRoute { device, ..NewRoute::to(ip.address.trunc()) };
+            let network = NewRoute { device, ..NewRoute::new(ip.address.trunc()) };
             site.inside.delete_route(&network)?;
-            let link = NewRoute { device, source, scope: Some(Scope::Link), ..NewRoute::to(gateway.into()) };
+            let link = NewRoute { device, source, scope: Some(Scope::Link), ..NewRoute::new(gateway.into()) };
             site.inside.add_route(&link)?;
             if ip.address.trunc().prefix_len() < ip.address.max_prefix_len() {
                 site.inside.add_route(&NewRoute { gateway: Some(gateway), source, ..network })?;
@@ -96,13 +100,7 @@ impl Wiring for Ptp {
             ip.interface = Some(1);
         }
         Self::host_end(call, site, &end, &result)?;
-        if self.masquerade {
-            site.journal.will(Step::Rules)?;
-            let mut nft = Nft::open()?;
-            for ip in &result.ips {
-                nft.masquerade(&call.attachment.id(), ip.address.addr(), ip.address.trunc())?;
-            }
-        }
+        rules::install(call, site, self.rules(), &result, &end)?;
         // The routes of IPAM need the gateway's first.
         let addresses = CniResult { routes: Vec::new(), ..result.clone() };
         let tap = pod_interface::finish(call, site, &inside, &addresses)?;
@@ -132,17 +130,12 @@ impl Wiring for Ptp {
                 return Err(changed(format!("{} no longer has the gateway's address {gateway}", end.name)));
             }
         }
-        if self.masquerade {
-            super::check_masquerade(call, previous)?;
-        }
-        Ok(())
+        rules::check(call, self.rules(), previous)
     }
 
     fn ready(&self, call: &Call, _host: &Netlink) -> Result<(), CniError> {
         let unavailable = |why: String| CniError::new(Code::NotAvailable, why);
-        if self.masquerade {
-            Nft::open().and_then(|mut nft| nft.available()).map_err(|error| unavailable(error.to_string()))?;
-        }
+        rules::ready(self.masquerade, false)?;
         if call.settings.tap.wanted {
             tap::available().map_err(|error| unavailable(error.to_string()))?;
         }
@@ -150,8 +143,6 @@ impl Wiring for Ptp {
     }
 
     fn leftovers(&self, call: &Call) -> Vec<Step> {
-        let mut steps = vec![Step::HostLink { name: call.attachment.host_link() }];
-        steps.extend(self.masquerade.then_some(Step::Rules));
-        steps
+        vec![Step::HostLink { name: call.attachment.host_link() }, Step::Rules]
     }
 }

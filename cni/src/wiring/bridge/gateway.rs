@@ -6,20 +6,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::options::Options;
-use crate::journal::Step;
 use crate::netlink::{AddressOptions, Change, Kind, Link, Netlink, NewLink, NewVlan, Peer, existing_ok};
-use crate::nft::Nft;
 use crate::protocol::{CniError, CniResult, Code, Route};
 use crate::sysctl;
 use crate::wiring::pod_interface::made_link;
 use crate::wiring::settings::interface_name;
-use crate::wiring::site::{Call, Site, View, changed};
+use crate::wiring::site::{Site, View, changed};
 
 /// Completes what IPAM answered with gateways and routes, and makes the node forward.
 pub(super) fn prepare(
     options: &Options,
-    call: &Call,
-    site: &mut Site<'_>,
+    site: &Site<'_>,
     bridge: &Link,
     result: &mut CniResult,
 ) -> Result<(), CniError> {
@@ -42,13 +39,6 @@ pub(super) fn prepare(
             if !result.routes.iter().any(|route| route.dst == everything) {
                 result.routes.push(Route { gw: ip.gateway, ..Route::to(everything) });
             }
-        }
-    }
-    if options.masquerade {
-        site.journal.will(Step::Rules)?;
-        let mut nft = Nft::open()?;
-        for ip in &result.ips {
-            nft.masquerade(&call.attachment.id(), ip.address.addr(), ip.address.trunc())?;
         }
     }
     Ok(())
@@ -85,14 +75,14 @@ fn interface(options: &Options, host: &Netlink, bridge: &Link) -> Result<Link, C
         return Ok(link);
     }
     let port = format!("veth{:04}{:07x}", vlan, bridge.index);
-    let peer = Peer { up: true, mtu: Some(bridge.mtu), ..Peer::new(&port, None) };
+    let peer = Peer { mtu: Some(bridge.mtu), ..Peer::new(&port, None) };
     let pair = NewLink { up: true, mtu: Some(bridge.mtu), ..NewLink::new(&name, Kind::Veth { peer }) };
     existing_ok(host.create(&pair))?;
     let port = made_link(host, &port)?;
-    host.change(port.index, &Change { master: Some(Some(bridge.index)), ..Change::default() })?;
-    host.add_vlan(port.index, NewVlan { first: vlan, last: vlan, pvid: true, untagged: true, on_bridge_itself: false })?;
+    host.change(port.index, &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() })?;
+    host.add_vlan(port.index, &NewVlan { first: vlan, last: vlan, pvid: true, untagged: true, on_bridge_itself: false })?;
     if vlan != 1 {
-        host.delete_vlan(port.index, 1, 1, false)?;
+        host.delete_vlan(port.index, &NewVlan { first: 1, last: 1, pvid: false, untagged: false, on_bridge_itself: false })?;
     }
     made_link(host, &name)
 }
