@@ -15,12 +15,14 @@ mod wire;
 mod expression;
 mod rule;
 mod transport;
+mod conntrack;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use rustix::io::Errno;
 
@@ -123,6 +125,19 @@ impl Nft {
             Err(NftError::Unavailable { .. }) => Ok(0),
             other => other,
         }
+    }
+
+    /// Makes clients that have been sending UDP to the ports of `mappings` new to the kernel, so that rules for them that
+    /// were installed or removed just now apply; says how many flows that were. Needed after [`Nft::install`] and
+    /// [`Nft::remove`]; the flows' other ends are not looked at, since a flow that is forgotten is only found again.
+    pub fn forget_udp(&mut self, target: IpNet, mappings: &[PortMapping]) -> Result<usize, NftError> {
+        let udp = mappings.iter().filter(|mapping| mapping.protocol == Protocol::Udp);
+        let ports: Vec<u16> = udp.map(|mapping| mapping.host_port).collect();
+        if ports.is_empty() {
+            return Ok(0);
+        }
+        let family = if target.addr().is_ipv4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
+        self.patiently("forget flows", |nft| conntrack::forget_udp(&mut nft.transport, family, &ports))
     }
 
     /// The ids of all attachments that have rules, for GC.
