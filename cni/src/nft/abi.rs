@@ -1,7 +1,7 @@
 //! Numbers of the kernel's interface that this crate uses, by the kernel's names. It must never hold anything else.
 //!
-//! From include/uapi/linux/netfilter/{nfnetlink.h, nf_tables.h, nfnetlink_conntrack.h, nf_conntrack_common.h}, linux/netfilter.h and
-//! linux/netfilter_bridge.h, where all of them are the same on every architecture.
+//! From include/uapi/linux/netfilter.h, netfilter_bridge.h and netfilter/{nfnetlink.h, nf_tables.h,
+//! nfnetlink_conntrack.h, nf_conntrack_common.h}, the same on every architecture.
 
 pub(super) const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 pub(super) const NFNL_MSG_BATCH_END: u16 = 0x11;

@@ -1,5 +1,5 @@
-//! Flows that connection tracking remembers from before a mapping was there. It must never touch those of TCP or SCTP, which
-//! begin with a packet of their own.
+//! Flows that connection tracking remembers from before a mapping was there. It must never touch those of TCP or
+//! SCTP, which begin with a packet of their own.
 //!
 //! Address translation is decided with a flow's first packet. To the kernel, a client that keeps sending UDP from one
 //! port sends one flow, and after a VM has moved to another address it would send to the old one for as long as it

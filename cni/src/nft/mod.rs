@@ -1,14 +1,15 @@
-//! Rules of nf_tables for an attachment, each marked with the attachment's id, put in and taken out as one. It must never
-//! read or change a table of anybody else's, nor need the `nft` program.
+//! Rules of nf_tables for an attachment, each marked with the attachment's id, put in and taken out as one. It must
+//! never read or change a table of anybody else's, nor need the `nft` program.
 //!
 //! A rule's mark is its comment, `sluice:<id>:<kind>`, as `nft list ruleset` shows it. All that is kept about a rule is
 //! the rule: who removes one looks for the mark, so nothing needs to have been written down.
 //!
 //! Many processes do this at a time. Each change is one batch, which the kernel takes whole or not at all
 //! (include/uapi/linux/netfilter/nfnetlink.h). Our table and chains come with the first rule, in the same batch, and
-//! stay: deleting a base chain makes the kernel wait for every processor, and an empty one costs less. A rule is deleted
-//! by a number that is unique only within its table's life, so that batch is valid only for the generation of the
-//! rules in which the number was read; when somebody else was faster, we read again.
+//! stay: whoever deletes them has to know that nobody is about to use them, and the kernel to wait for every processor;
+//! an empty chain costs less. A rule is deleted by a number that is unique only within its table's life, so that batch
+//! is valid only for the generation of the rules in which the number was read; when somebody else was faster, we read
+//! again.
 
 mod abi;
 mod wire;
@@ -67,6 +68,7 @@ pub struct Nft {
 }
 
 impl Nft {
+    /// Fails with [`NftError::Unavailable`] where the kernel has no nfnetlink; then there are no rules of ours either.
     pub fn open() -> Result<Self, NftError> {
         Ok(Self { transport: Transport::open()? })
     }
@@ -127,9 +129,9 @@ impl Nft {
         }
     }
 
-    /// Makes clients that have been sending UDP to the ports of `mappings` new to the kernel, so that rules for them that
-    /// were installed or removed just now apply; says how many flows that were. Needed after [`Nft::install`] and
-    /// [`Nft::remove`]; the flows' other ends are not looked at, since a flow that is forgotten is only found again.
+    /// Makes clients that have been sending UDP to the ports of `mappings` new to the kernel, so that rules for them
+    /// that were installed or removed just now apply; says how many flows that were. Needed after [`Nft::install`]
+    /// and [`Nft::remove`]; where the flows go is not looked at, since one that is forgotten is only found again.
     pub fn forget_udp(&mut self, target: IpNet, mappings: &[PortMapping]) -> Result<usize, NftError> {
         let udp = mappings.iter().filter(|mapping| mapping.protocol == Protocol::Udp);
         let ports: Vec<u16> = udp.map(|mapping| mapping.host_port).collect();

@@ -1,5 +1,5 @@
-//! Requests to the kernel's nf_tables and its answers. It must never wait for an answer: the kernel has given it, whole,
-//! before a request's `send` returns, or gives the rest as it is read.
+//! Requests to the kernel's nf_tables and its answers. It must never wait for an answer: the kernel has given it,
+//! whole, before a request's `send` returns, or gives the rest as it is read.
 
 use std::io;
 use std::os::fd::AsFd;
