@@ -45,11 +45,11 @@ fn redirect_is_as_tc_makes_it() {
     netlink.redirect_all(index("ifb7"), index("ifb8")).unwrap();
     run("tc qdisc add dev ifb9 ingress");
     run(
-        "tc filter add dev ifb9 parent ffff: protocol all u32 match u8 0 0 action mirred egress redirect dev ifb8",
+        "tc filter add dev ifb9 ingress protocol all u32 match u8 0 0 action mirred egress redirect dev ifb8",
     );
     assert_eq!(netlink.redirects(index("ifb9")).unwrap(), [index("ifb8")]);
-    let ours = json("tc -j filter show dev ifb7 parent ffff:").to_string();
-    let theirs = json("tc -j filter show dev ifb9 parent ffff:").to_string();
+    let ours = json("tc -j filter show dev ifb7 ingress").to_string();
+    let theirs = json("tc -j filter show dev ifb9 ingress").to_string();
     let unnumbered = |text: &str| {
         let mut text = text.to_owned();
         for number in 1..4 {
@@ -58,6 +58,44 @@ fn redirect_is_as_tc_makes_it() {
         text
     };
     assert_eq!(unnumbered(&ours), unnumbered(&theirs));
+}
+
+#[test]
+fn last_redirect_is_asked_first_and_each_is_removed_alone() {
+    let netlink = enter_new_namespace();
+    for name in ["ifb6", "ifb7", "ifb8"] {
+        netlink.create(&NewLink::new(name, Kind::Ifb)).unwrap();
+    }
+    let index = |name| link(&netlink, name).index;
+    let (from, first, second) = (index("ifb6"), index("ifb7"), index("ifb8"));
+    assert!(!netlink.delete_redirect(from, first).unwrap());
+    netlink.add_ingress(from).unwrap();
+    netlink.redirect_all(from, first).unwrap();
+    netlink.redirect_all(from, second).unwrap();
+    assert_eq!(netlink.redirects(from).unwrap(), [second, first]);
+    assert!(netlink.delete_redirect(from, second).unwrap());
+    assert!(!netlink.delete_redirect(from, second).unwrap());
+    assert_eq!(netlink.redirects(from).unwrap(), [first]);
+}
+
+#[test]
+fn clsact_of_another_program_serves_and_stays() {
+    let netlink = enter_new_namespace();
+    netlink.create(&NewLink::new("ifb7", Kind::Ifb)).unwrap();
+    run("tc qdisc add dev ifb7 clsact");
+    run(
+        "tc filter add dev ifb7 ingress protocol ip prio 7 u32 match u8 0 0 action mirred egress mirror dev ifb7",
+    );
+    let index = link(&netlink, "ifb7").index;
+    assert!(netlink.has_ingress(index).unwrap());
+    assert!(netlink.add_ingress(index).unwrap_err().is_existing());
+    netlink.redirect_all(index, 1).unwrap();
+    assert_eq!(netlink.redirects(index).unwrap(), [1]);
+    assert!(netlink.delete_redirect(index, 1).unwrap());
+    assert_eq!(netlink.redirects(index).unwrap(), [0; 0]);
+    assert!(!netlink.delete_ingress(index).unwrap());
+    assert_eq!(json("tc -j qdisc show dev ifb7 clsact")[0]["kind"], "clsact");
+    assert_eq!(json("tc -j filter show dev ifb7 ingress")[0]["pref"], 7);
 }
 
 #[test]
@@ -72,7 +110,14 @@ fn filter_that_chooses_is_no_redirect_of_all() {
     run(&format!("{filter} protocol all u32 match u8 1 0xff at 0 action mirred egress redirect dev ifb8"));
     run(&format!("{filter} protocol all u32 match u8 0 0 action mirred egress mirror dev ifb8"));
     run(&format!("{filter} protocol all u32 match u8 0 0 action mirred ingress redirect dev ifb8"));
-    assert_eq!(netlink.redirects(link(&netlink, "ifb7").index).unwrap(), [0; 0]);
+    let (from, to) = (link(&netlink, "ifb7").index, link(&netlink, "ifb8").index);
+    assert_eq!(netlink.redirects(from).unwrap(), [0; 0]);
+    assert!(!netlink.delete_redirect(from, to).unwrap());
+    // As other programs write it, with the discipline's handle for a place.
+    run(&format!("{filter} protocol all u32 match u8 0 0 action mirred egress redirect dev ifb8"));
+    assert_eq!(netlink.redirects(from).unwrap(), [to]);
+    assert!(netlink.delete_redirect(from, to).unwrap());
+    assert_eq!(netlink.redirects(from).unwrap(), [0; 0]);
 }
 
 #[test]
