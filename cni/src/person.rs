@@ -17,8 +17,7 @@ enum Command {}
 
 /// Runs what the arguments ask for.
 pub fn run() -> ExitCode {
-    let arguments = Arguments::parse();
-    match arguments.command {}
+    match Arguments::parse().command {}
 }
 
 /// For whoever starts it with neither arguments nor `CNI_COMMAND`.

@@ -43,8 +43,10 @@ impl Undo<'_> {
             Step::HostLink { name } => Ok(self.host.delete(name).map(drop)?),
             Step::PodLink { name } => self.pod_link(name),
             Step::MovedLink { name } => self.inside(name, |inside, _| Ok(inside.delete(name).map(drop)?)),
-            Step::PodRedirect { name } => self.inside(name, |inside, link| {
-                Ok(inside.delete_redirect(link.index)?)
+            Step::PodRedirect { name, ingress } => self.inside(name, |inside, link| {
+                let removed =
+                    if *ingress { inside.delete_ingress(link.index) } else { inside.delete_redirects(link.index) };
+                Ok(removed.map(drop)?)
             }),
             Step::PodShaper { name } => self.inside(name, |inside, link| Ok(inside.delete_root(link.index).map(drop)?)),
             Step::Port { name, in_pod } => self.port(name, *in_pod),

@@ -8,6 +8,7 @@ pub mod services;
 pub mod hoard;
 pub mod vm;
 pub mod vhost;
+pub mod tap_guest;
 pub mod container;
 pub mod libvirt;
 pub mod launcher;

@@ -66,9 +66,13 @@ pub fn run(
 }
 
 /// Whether a program answered that it does not know the verb, as those of before CNI 1.1.0 do not know GC and STATUS.
+/// Go's library of then looks at the attachment first, which these verbs have not.
 pub fn is_too_old(error: &CniError) -> bool {
+    let code = |code: Code| error.code == code.number();
     error.msg.contains("unknown CNI_COMMAND")
-        || error.code == Code::IncompatibleVersion.number() && error.msg.contains("does not allow")
+        || code(Code::UnknownContainer) && error.msg.contains("missing containerID")
+        || code(Code::InvalidEnvironment) && error.msg.contains("interface name is empty")
+        || code(Code::IncompatibleVersion) && error.msg.contains("does not allow")
 }
 
 fn spawn(program: &Path, verb: Command, environment: &Environment, config: &[u8]) -> io::Result<Child> {

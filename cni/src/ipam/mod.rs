@@ -183,7 +183,9 @@ struct Channels {
 
 impl Channels {
     fn read(config: &Config) -> Result<Self, CniError> {
-        let texts = |path: &[&str]| Ok(config.read_at::<Vec<String>>(path)?.unwrap_or_default());
+        let texts = |path: &[&str]| -> Result<Vec<String>, CniError> {
+            Ok(config.read_at(path)?.unwrap_or_default())
+        };
         Ok(Self { runtime_config: texts(&RUNTIME_IPS)?, args: texts(&ARGS_IPS)? })
     }
 

@@ -263,3 +263,72 @@ fn address(number: u128, family: IpAddr) -> IpAddr {
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from(number)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn last_number(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    /// One or two ranges of 192.0.2.0/28 that do not overlap.
+    fn sets() -> impl Strategy<Value = RangeSet> {
+        let range = |from: u8, to: u8, gateway: u8| RangeConfig {
+            subnet: "192.0.2.0/28".parse().ok(),
+            start: Some(last_number(from)),
+            end: Some(last_number(to)),
+            gateway: Some(last_number(gateway)),
+        };
+        (0..8_u8, 0..8_u8, 8..16_u8, 8..16_u8, 0..20_u8, 0..20_u8, any::<bool>(), any::<bool>()).prop_map(
+            move |(a, b, c, d, first, second, two, upper_first)| {
+                let mut ranges = vec![range(a.min(b), a.max(b), first), range(c.min(d), c.max(d), second)];
+                if upper_first {
+                    ranges.reverse();
+                }
+                ranges.truncate(if two { 2 } else { 1 });
+                RangeSet::new(&ranges).expect("ranges apart")
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn next_is_what_a_walk_finds(
+            set in sets(),
+            taken in prop::collection::btree_set(0..16_u8, 0..16),
+            last in prop::option::of(0..20_u8),
+        ) {
+            let taken: BTreeSet<IpAddr> = taken.into_iter().map(last_number).collect();
+            let last = last.map(last_number);
+            let in_order: Vec<IpAddr> = set.0.iter()
+                .flat_map(|range| (0..=u8::MAX).map(last_number).filter(|address| range.contains(*address)))
+                .collect();
+            let begin = last
+                .and_then(|last| in_order.iter().position(|address| *address == last))
+                .map_or(0, |position| position + 1);
+            let usable: Vec<IpAddr> = in_order.iter().cycle().skip(begin).take(in_order.len()).copied()
+                .filter(|address| {
+                    let gateway = set.0.iter().any(|range| range.gateway == *address);
+                    !gateway && *address != last_number(0) && *address != last_number(15)
+                })
+                .collect();
+            let expected = usable.iter().find(|address| !taken.contains(*address)).copied();
+            prop_assert_eq!(set.next_free(last, &taken).map(|(address, _)| address), expected);
+            let used = usable.iter().filter(|address| taken.contains(*address)).count();
+            prop_assert_eq!(set.usage(&taken), (usable.len() as u128, used as u128));
+        }
+    }
+
+    #[test]
+    fn usage_of_all_of_ipv6_does_not_overflow() {
+        let all =
+            RangeConfig { subnet: "::/0".parse().ok(), start: "::".parse().ok(), ..RangeConfig::default() };
+        let set = RangeSet::new(&[all]).expect("a range");
+        assert_eq!(set.usage(&BTreeSet::new()), (u128::MAX - 2, 0));
+        let end = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().ok();
+        assert_eq!(set.next_free(end, &BTreeSet::new()).map(|(address, _)| address), "::2".parse().ok());
+    }
+}

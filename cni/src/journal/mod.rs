@@ -227,7 +227,7 @@ impl Journal {
 impl Entry {
     /// Whether the steps were taken for this namespace, not for another of the same path.
     pub fn made_in(&self, pod: &Namespace) -> bool {
-        self.header.as_ref().is_some_and(|header| header.netns_identity == pod.identity())
+        self.header.as_ref().is_some_and(|header| pod.identity().is_ok_and(|identity| header.netns_identity == identity))
     }
 
     /// Reads up to the first line that is not whole.

@@ -74,8 +74,8 @@ impl Nft {
     /// Rules that are there are not looked for: installed twice, they are there twice, and [`Nft::remove`] takes both.
     pub fn install(&mut self, id: &str, rules: &[Rule]) -> Result<(), NftError> {
         self.patiently("install rules", |nft| {
-            let mut batch = nft.installation(id, rules)?;
-            batch.push(("batch".to_owned(), Message::batch_end()));
+            let mut batch = Self::installation(id, rules)?;
+            batch.push(end());
             nft.transport.change(None, batch).map_err(|failure| failure.of_addition())
         })
     }
@@ -83,7 +83,7 @@ impl Nft {
     /// Whether the kernel would take `rules`; nothing is changed. What STATUS asks.
     pub fn supports(&mut self, rules: &[Rule]) -> Result<(), NftError> {
         self.patiently("try rules", |nft| {
-            let batch = nft.installation(NOBODY, rules)?;
+            let batch = Self::installation(NOBODY, rules)?;
             nft.transport.change(None, batch).map_err(|failure| failure.of_addition())
         })
     }
@@ -92,7 +92,7 @@ impl Nft {
     ///
     /// Compared are chain, comment and every value of every expression that we set; counters are not.
     pub fn check(&mut self, id: &str, rules: &[Rule]) -> Result<Vec<Difference>, NftError> {
-        let mut found = self.patiently("list rules", |nft| nft.tagged(Some(id)))?;
+        let (_, mut found) = self.patiently("list rules", |nft| nft.listing(Some(id)))?;
         let mut differences = Vec::new();
         for rule in rules {
             let same = |found: &Found| {
@@ -115,14 +115,8 @@ impl Nft {
     /// table, or no nf_tables, is success.
     pub fn remove(&mut self, id: &str) -> Result<usize, NftError> {
         let removed = self.patiently("remove rules", |nft| {
-            let generation = nft.transport.generation()?;
-            let found = nft.tagged(Some(id))?;
-            if found.is_empty() {
-                return Ok(0);
-            }
-            let mut batch: Vec<_> = found.iter().map(deletion).collect();
-            batch.push(("batch".to_owned(), Message::batch_end()));
-            nft.transport.change(Some(generation), batch).map_err(Failure::of_deletion)?;
+            let (generation, found) = nft.listing(Some(id))?;
+            nft.delete(generation, &found)?;
             Ok(found.len())
         });
         match removed {
@@ -133,13 +127,21 @@ impl Nft {
 
     /// The ids of all attachments that have rules, for GC.
     pub fn all_tags(&mut self) -> Result<BTreeSet<String>, NftError> {
-        let found = self.patiently("list rules", |nft| nft.tagged(None))?;
+        let (_, found) = self.patiently("list rules", |nft| nft.listing(None))?;
         Ok(found.iter().filter_map(|found| id_of(&found.comment)).map(str::to_owned).collect())
     }
 
-    /// Our rules of one attachment, or of all.
-    fn tagged(&mut self, id: Option<&str>) -> Result<Vec<Found>, Attempt> {
-        let mut all = Vec::new();
+    /// Our rules of one attachment, or of all, and the generation in which they are all there is.
+    ///
+    /// The kernel makes a list a datagram at a time, counting rules to know where it was; while a change is under way
+    /// that puts rules in or takes them out, a rule may come twice or not at all. Of that it tells only what it has
+    /// finished between two datagrams (`NLM_F_DUMP_INTR`). So the list counts only if no change was under way when it
+    /// began, and none finished since. A change that was given up meanwhile is what remains unseen: GC finds what DEL
+    /// missed.
+    fn listing(&mut self, id: Option<&str>) -> Result<(u32, Vec<Found>), Attempt> {
+        let generation = self.transport.generation()?;
+        self.transport.wait_for_changes(generation)?;
+        let mut all: Vec<Found> = Vec::new();
         for family in [NFPROTO_INET, NFPROTO_BRIDGE] {
             let found = self.transport.rules(family, TABLE)?;
             all.extend(found.into_iter().filter(|found| match (id_of(&found.comment), id) {
@@ -147,10 +149,23 @@ impl Nft {
                 (theirs, _) => theirs.is_some(),
             }));
         }
-        Ok(all)
+        self.transport.wait_for_changes(generation)?;
+        all.sort_by_key(|found| (found.family, found.handle));
+        all.dedup_by_key(|found| (found.family, found.handle));
+        Ok((generation, all))
     }
 
-    fn installation(&self, id: &str, rules: &[Rule]) -> Result<Vec<(String, Message)>, Attempt> {
+    /// Deletes rules as they were listed in `generation`.
+    fn delete(&mut self, generation: u32, rules: &[Found]) -> Result<(), Attempt> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let mut batch: Vec<_> = rules.iter().map(deletion).collect();
+        batch.push(end());
+        self.transport.change(Some(generation), batch).map_err(Failure::of_deletion)
+    }
+
+    fn installation(id: &str, rules: &[Rule]) -> Result<Vec<(String, Message)>, Attempt> {
         if !is_id(id) {
             return Err(NftError::Id(id.to_owned()).into());
         }
@@ -230,6 +245,10 @@ fn rule_creation(id: &str, rule: &Rule) -> (String, Message) {
     (what, Message::new(NFT_MSG_NEWRULE, flags, rule.chain.family(), attributes))
 }
 
+fn end() -> (String, Message) {
+    ("batch".to_owned(), Message::batch_end())
+}
+
 fn deletion(found: &Found) -> (String, Message) {
     let attributes = Attributes::default()
         .text(NFTA_RULE_TABLE, TABLE)
@@ -269,3 +288,65 @@ const NOBODY: &str = "0000000000000000";
 /// For how long others may keep us from a change: each of theirs takes below a millisecond.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(2);
+
+#[cfg(test)]
+#[path = "../../tests/nft/lab.rs"]
+#[expect(dead_code, reason = "most of it is for the tests with packets")]
+mod lab;
+
+#[cfg(test)]
+mod tests {
+    use super::lab::Net;
+    use super::*;
+
+    const A: &str = "aaaaaaaaaaaaaaaa";
+    const B: &str = "bbbbbbbbbbbbbbbb";
+
+    /// A table that is made again counts its rules from one again: the numbers mean other rules then.
+    #[test]
+    fn numbers_of_rules_are_void_once_anything_has_changed() {
+        let net = Net::new();
+        let mut nft = net.run(Nft::open).unwrap();
+        let rule = masquerade("10.88.1.5/24".parse().unwrap());
+        nft.install(A, std::slice::from_ref(&rule)).unwrap();
+        let (generation, listed) = nft.listing(Some(A)).unwrap();
+        net.sh("nft flush ruleset");
+        nft.install(B, std::slice::from_ref(&rule)).unwrap();
+        let (_, now) = nft.listing(Some(B)).unwrap();
+        assert_eq!(listed[0].handle, now[0].handle);
+        assert!(matches!(nft.delete(generation, &listed), Err(Attempt::Again)));
+        assert!(matches!(nft.transport.wait_for_changes(generation), Err(Attempt::Again)));
+        assert_eq!(nft.check(B, &[rule]).unwrap(), []);
+    }
+
+    #[test]
+    fn rule_that_is_gone_at_its_deletion_is_looked_for_again() {
+        let net = Net::new();
+        let mut nft = net.run(Nft::open).unwrap();
+        nft.install(A, &[masquerade("10.88.1.5/24".parse().unwrap())]).unwrap();
+        let (_, listed) = nft.listing(Some(A)).unwrap();
+        nft.remove(A).unwrap();
+        let (generation, _) = nft.listing(Some(A)).unwrap();
+        assert!(matches!(nft.delete(generation, &listed), Err(Attempt::Again)));
+    }
+
+    #[test]
+    fn mark_is_of_sixteen_digits_between_our_name_and_a_kind() {
+        for (comment, id) in [
+            ("sluice:aaaaaaaaaaaaaaaa:masquerade", Some(A)),
+            ("sluice:aaaaaaaaaaaaaaaa", None),
+            ("sluice:aaaaaaaaaaaaaaa:masquerade", None),
+            ("sluice:aaaaaaaaaaaaaaaaa:masquerade", None),
+            ("sluice:aaaaaaaaaaaaaaag:masquerade", None),
+            ("sluices:aaaaaaaaaaaaaaaa:masquerade", None),
+            ("", None),
+        ] {
+            assert_eq!(id_of(comment), id, "{comment}");
+        }
+    }
+
+    #[test]
+    fn comment_is_type_length_and_text_with_a_zero_byte() {
+        assert_eq!(user_data("sluice"), *b"\x00\x07sluice\x00");
+    }
+}

@@ -37,6 +37,7 @@ pub(super) enum Failure {
     /// Which message of it the kernel disliked first.
     Message {
         what: String,
+        kind: u16,
         errno: Errno,
     },
     Other(NftError),
@@ -46,13 +47,15 @@ impl Failure {
     /// Whatever a rule needs is made before it in the same batch; what is not found is then a part of the kernel.
     pub(super) fn of_addition(self) -> Attempt {
         match self {
-            Self::Message { what, errno } => match errno {
-                errno if is_passing(errno) => Attempt::Again,
-                errno @ (Errno::NOENT | Errno::OPNOTSUPP | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT) => {
-                    NftError::Unavailable { what, source: errno }.into()
-                }
-                errno => NftError::Refused { what, source: errno }.into(),
-            },
+            Self::Message { errno, .. } if is_passing(errno) => Attempt::Again,
+            // Or a chain of that name is of another type, as somebody else made it.
+            Self::Message { what, kind: NFT_MSG_NEWCHAIN, errno: errno @ Errno::OPNOTSUPP } => {
+                NftError::Refused { what, source: errno }.into()
+            }
+            Self::Message { what, errno: errno @ (Errno::NOENT | Errno::OPNOTSUPP), .. } => {
+                NftError::Unavailable { what, source: errno }.into()
+            }
+            Self::Message { what, errno, .. } => NftError::Refused { what, source: errno }.into(),
             Self::Other(error) => error.into(),
         }
     }
@@ -62,7 +65,7 @@ impl Failure {
         match self {
             Self::Message { errno: Errno::NOENT, .. } => Attempt::Again,
             Self::Message { errno, .. } if is_passing(errno) => Attempt::Again,
-            Self::Message { what, errno } => NftError::Refused { what, source: errno }.into(),
+            Self::Message { what, errno, .. } => NftError::Refused { what, source: errno }.into(),
             Self::Other(error) => error.into(),
         }
     }
@@ -92,7 +95,7 @@ impl Transport {
         messages: Vec<(String, Message)>,
     ) -> Result<(), Failure> {
         let first = self.sequence.wrapping_add(1);
-        let mut names = vec!["batch".to_owned()];
+        let mut names = vec![("batch".to_owned(), NFNL_MSG_BATCH_BEGIN)];
         let mut bytes = Vec::new();
         Message::batch_begin(generation).append_to(&mut bytes, first);
         let mut sequence = first;
@@ -105,7 +108,7 @@ impl Transport {
             }
             sequence = sequence.wrapping_add(1);
             message.append_to(&mut bytes, sequence);
-            names.push(name);
+            names.push((name, message.kind));
         }
         self.sequence = sequence;
         self.send(&bytes).map_err(Failure::Other)?;
@@ -113,7 +116,7 @@ impl Transport {
     }
 
     /// Reads answers to a batch whose first message is numbered `first`.
-    fn outcome(&mut self, first: u32, mut names: Vec<String>) -> Result<(), Failure> {
+    fn outcome(&mut self, first: u32, mut names: Vec<(String, u16)>) -> Result<(), Failure> {
         let mut errors: Vec<(usize, Errno)> = Vec::new();
         let mut taken = false;
         while let Some(datagram) = self.receive().map_err(Failure::Other)? {
@@ -128,7 +131,10 @@ impl Transport {
             }
         }
         match errors.into_iter().min_by_key(|(index, _)| *index) {
-            Some((index, errno)) => Err(Failure::Message { what: names.swap_remove(index), errno }),
+            Some((index, errno)) => {
+                let (what, kind) = names.swap_remove(index);
+                Err(Failure::Message { what, kind, errno })
+            }
             None if taken => Ok(()),
             None => Err(Failure::Other(NftError::Malformed)),
         }
@@ -145,6 +151,26 @@ impl Transport {
             }
         })?;
         generation.ok_or(Attempt::Failed(NftError::Malformed))
+    }
+
+    /// Returns when a change that was under way is done, if the rules' generation is still `generation`.
+    pub(super) fn wait_for_changes(&mut self, generation: u32) -> Result<(), Attempt> {
+        // For a batch, even of nothing, the kernel first waits until the one before has been dealt with.
+        let mut bytes = Vec::new();
+        for message in [Message::batch_begin(Some(generation)), Message::batch_end()] {
+            self.sequence = self.sequence.wrapping_add(1);
+            message.append_to(&mut bytes, self.sequence);
+        }
+        self.send(&bytes)?;
+        let mut result = Ok(());
+        while let Some(datagram) = self.receive()? {
+            for answer in messages(&datagram).filter(|answer| answer.kind == NLMSG_ERROR) {
+                if let Some(code) = answer.error().filter(|code| *code != 0) {
+                    result = Err(no_answer("the rules' generation", errno(code)));
+                }
+            }
+        }
+        result
     }
 
     /// The rules with comments in a table; none if there is no such table.
@@ -185,14 +211,7 @@ impl Transport {
         match code.ok_or(NftError::Malformed)? {
             0 if changed_meanwhile => Err(Attempt::Again),
             0 => Ok(()),
-            code => Err(match errno(code) {
-                errno if is_passing(errno) => Attempt::Again,
-                // What nfnetlink answers when there is no nf_tables behind it.
-                errno @ (Errno::INVAL | Errno::OPNOTSUPP) => {
-                    NftError::Unavailable { what: what.to_owned(), source: errno }.into()
-                }
-                errno => NftError::Refused { what: what.to_owned(), source: errno }.into(),
-            }),
+            code => Err(no_answer(what, errno(code))),
         }
     }
 
@@ -266,6 +285,18 @@ fn text(value: &[u8]) -> String {
 /// What `nlmsgerr` holds is negative.
 fn errno(code: i32) -> Errno {
     Errno::from_raw_os_error(code.wrapping_neg())
+}
+
+/// Why the kernel does not say something.
+fn no_answer(what: &str, errno: Errno) -> Attempt {
+    match errno {
+        errno if is_passing(errno) => Attempt::Again,
+        // What nfnetlink answers when there is no nf_tables behind it.
+        errno @ (Errno::INVAL | Errno::OPNOTSUPP) => {
+            NftError::Unavailable { what: what.to_owned(), source: errno }.into()
+        }
+        errno => NftError::Refused { what: what.to_owned(), source: errno }.into(),
+    }
 }
 
 /// What may be different next time: ERESTART is another generation than the batch was for.

@@ -169,3 +169,86 @@ const ATTRIBUTE_HEADER: usize = 4;
 const MESSAGE_HEADER: usize = 16;
 /// `struct nfgenmsg`.
 const FAMILY_HEADER: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn batch_begin_for_a_generation_is_these_bytes() {
+        let mut bytes = Vec::new();
+        Message::batch_begin(Some(7)).append_to(&mut bytes, 0x0102_0304);
+        let expected = [
+            28, 0, 0, 0, 0x10, 0, 1, 0, 4, 3, 2, 1, 0, 0, 0, 0, // length, type, request, number, port
+            0, 0, 0, 10, // no family, version 0, for nf_tables
+            8, 0, 1, 0, 0, 0, 0, 7, // NFNL_BATCH_GENID
+        ];
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn text_ends_with_zero_and_is_padded() {
+        let attributes =
+            Attributes::default().text(3, "abcd").nest(4, &Attributes::default().number(1, 0x0a0b));
+        assert_eq!(attributes.bytes(), b"\x09\0\x03\0abcd\0\0\0\0\x0c\0\x04\x80\x08\0\x01\0\0\0\x0a\x0b");
+    }
+
+    #[test]
+    fn datagram_cut_off_anywhere_has_the_messages_before_the_cut() {
+        let mut bytes = Vec::new();
+        let message = Message::new(1, 0, 2, Attributes::default().put(5, b"12345"));
+        message.append_to(&mut bytes, 1);
+        let one = bytes.len();
+        message.append_to(&mut bytes, 2);
+        for length in 0..=bytes.len() {
+            let sequences: Vec<u32> = messages(&bytes[..length]).map(|received| received.sequence).collect();
+            assert_eq!(sequences, (1..=u32::try_from(length / one).unwrap()).collect::<Vec<_>>(), "{length}");
+        }
+        let received = messages(&bytes).next().unwrap();
+        assert_eq!(received.attributes().collect::<Vec<_>>(), [(5, b"12345".as_slice())]);
+    }
+
+    #[test]
+    fn list_covers_what_has_more_but_not_what_differs() {
+        let list = |elements: &[Attributes]| {
+            elements.iter().fold(Attributes::default(), |list, element| list.nest(1, element))
+        };
+        let value = |value: u32| Attributes::default().number(7, value);
+        let nested = |value: u32| Attributes::default().nest(8, &Attributes::default().number(9, value));
+        let sent = list(&[value(1), nested(2)]);
+        for (name, found, covered) in [
+            ("the same", vec![value(1), nested(2)], true),
+            ("more in an element", vec![value(1).number(5, 5), nested(2)], true),
+            ("less in an element", vec![Attributes::default(), nested(2)], false),
+            ("another value", vec![value(3), nested(2)], false),
+            ("another value inside", vec![value(1), nested(3)], false),
+            ("another order", vec![nested(2), value(1)], false),
+            ("an element more", vec![value(1), nested(2), value(1)], false),
+            ("an element less", vec![value(1)], false),
+        ] {
+            assert_eq!(covers_list(sent.bytes(), list(&found).bytes()), covered, "{name}");
+        }
+        // The kernel does not set the flag of a nest in every answer.
+        let unflagged = Attributes::default().put(1, value(1).bytes()).put(1, nested(2).bytes());
+        assert!(covers_list(sent.bytes(), unflagged.bytes()));
+    }
+
+    proptest! {
+        #[test]
+        fn attributes_come_back_as_they_were_put(
+            list in proptest::collection::vec((0..0x4000u16, proptest::collection::vec(any::<u8>(), 0..40)), 0..8)
+        ) {
+            let put = list.iter().fold(Attributes::default(), |all, (kind, value)| all.put(*kind, value));
+            let back: Vec<_> = attributes(put.bytes()).map(|(kind, value)| (kind, value.to_vec())).collect();
+            prop_assert_eq!(back, list);
+        }
+
+        #[test]
+        fn no_bytes_are_read_for_ever(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(attributes(&bytes).count() <= bytes.len() / 4);
+            prop_assert!(messages(&bytes).count() <= bytes.len() / 16);
+        }
+    }
+}

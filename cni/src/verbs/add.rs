@@ -30,7 +30,7 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
         attachment: call.attachment.clone(),
         mode: call.settings.mode.as_str().to_owned(),
         netns: call.environment.netns.clone().unwrap_or_default(),
-        netns_identity: pod.identity(),
+        netns_identity: pod.identity().map_err(|error| CniError::io("CNI_NETNS", error))?,
     })?;
     let made = {
         let mut site =

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::attachment::Attachment;
 use crate::journal::{Header, Step, Store};
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, NamespaceError};
 use crate::netlink::Netlink;
 use crate::protocol::{CniError, Config, Environment};
 use crate::undo::Undo;
@@ -38,7 +38,11 @@ fn is_gone(header: &Header) -> bool {
     if path.starts_with("/proc") || !path.parent().is_some_and(Path::is_dir) {
         return false;
     }
-    Namespace::open(path).map_or_else(|error| error.is_gone(), |pod| pod.identity() != header.netns_identity)
+    match Namespace::open(path) {
+        Ok(pod) => pod.identity().is_ok_and(|identity| identity != header.netns_identity),
+        Err(NamespaceError::NotFound(_) | NamespaceError::NotANamespace(_)) => true,
+        Err(NamespaceError::Io { .. }) => false,
+    }
 }
 
 /// Undoes all of one attachment of this network.

@@ -1,6 +1,8 @@
 //! Mode `macvlan`: a second NIC on a link of the node, for containers. It must never be offered to a VM: a macvlan takes
 //! frames for its own MAC alone, and there is no tap at it (mode `macvtap` has one).
 
+use std::os::fd::AsFd as _;
+
 use serde::Deserialize;
 
 use super::pod_interface::{self, made_link, refuse_taken};

@@ -8,6 +8,8 @@
 mod device_node;
 mod device_plugin;
 
+use std::os::fd::AsFd as _;
+
 use serde::Deserialize;
 
 use super::Wiring;

@@ -54,7 +54,7 @@ pub trait Wiring: std::fmt::Debug {
 pub fn of(call: &Call) -> Result<Box<dyn Wiring>, CniError> {
     Ok(match call.settings.mode {
         Mode::Tap => Box::new(tap::Tap::read(&call.config)?),
-        Mode::None => Box::new(none::None::read(&call.config)?),
+        Mode::None => Box::new(none::NoUplink::read(&call.config)?),
         Mode::Passt => Box::new(passt::Passt),
         Mode::Bridge => Box::new(bridge::Bridge::read(call)?),
         Mode::Vxlan => Box::new(bridge::Bridge::read_overlay(call)?),

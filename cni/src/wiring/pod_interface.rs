@@ -6,6 +6,8 @@
 //! interface is mute. It has no ARP, no IPv6 link-local address and no routes, so that not one frame of the pod's own
 //! leaves with the guest's MAC. A VM that migrates here is announced by its own first frames and not before.
 
+use std::os::fd::AsFd as _;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -133,7 +135,7 @@ fn routes(result: &CniResult) -> Vec<NewRoute> {
                 priority: route.priority,
                 table: route.table,
                 scope: route.scope.map(Scope::from_number),
-                ..NewRoute::to(route.dst)
+                ..NewRoute::new(route.dst)
             }
         })
         .collect()

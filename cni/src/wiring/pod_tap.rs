@@ -7,7 +7,7 @@
 use super::settings::TapSettings;
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
 use crate::journal::Step;
-use crate::netlink::{Change, Details, Link};
+use crate::netlink::{Change, Details, Link, existing_ok};
 use crate::protocol::{CniError, Code, Interface};
 use crate::sysctl;
 use crate::tap::{self, NewTap, TapError};
@@ -49,7 +49,7 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
         multi_queue: settings.multi_queue,
         vnet_hdr: true,
     };
-    match in_pod(site.pod, || tap::create_as(&wanted, settings.selinux_context.as_deref()))? {
+    match in_pod(site.pod, || tap::create(&wanted))? {
         Ok(()) => {}
         Err(TapError::Exists(_)) => {
             site.journal.retract()?;
@@ -89,11 +89,12 @@ pub(super) fn join(site: &mut Site<'_>, nic: &Link, tap: &Link, ours: bool) -> R
         ));
     }
     if !ours {
-        site.journal.will(Step::PodRedirect { name: nic.name.clone() })?;
+        let ingress = !site.inside.has_ingress(nic.index)?;
+        site.journal.will(Step::PodRedirect { name: nic.name.clone(), ingress })?;
     }
     // First what comes from the guest: until the NIC is redirected the pod's stack still has it.
     for (from, to) in [(tap, nic), (nic, tap)] {
-        site.inside.add_ingress(from.index)?;
+        existing_ok(site.inside.add_ingress(from.index))?;
         site.inside.redirect_all(from.index, to.index)?;
     }
     Ok(())

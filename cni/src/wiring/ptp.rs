@@ -57,7 +57,7 @@ impl Ptp {
             let route = NewRoute {
                 device: Some(end.index),
                 scope: Some(Scope::Link),
-                ..NewRoute::to(ip.address.addr().into())
+                ..NewRoute::new(ip.address.addr().into())
             };
             site.host.add_route(&route).map_err(|error| match error {
                 NetlinkError::Exists { .. } => CniError::config(
@@ -77,9 +77,9 @@ impl Ptp {
             let Some(gateway) = ip.gateway else { continue };
             let source = Some(ip.address.addr());
             let device = Some(inside.index);
-            let network = NewRoute { device, ..NewRoute::to(ip.address.trunc()) };
+            let network = NewRoute { device, ..NewRoute::new(ip.address.trunc()) };
             site.inside.delete_route(&network)?;
-            let link = NewRoute { device, source, scope: Some(Scope::Link), ..NewRoute::to(gateway.into()) };
+            let link = NewRoute { device, source, scope: Some(Scope::Link), ..NewRoute::new(gateway.into()) };
             site.inside.add_route(&link)?;
             if ip.address.trunc().prefix_len() < ip.address.max_prefix_len() {
                 site.inside.add_route(&NewRoute { gateway: Some(gateway), source, ..network })?;

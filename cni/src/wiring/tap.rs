@@ -88,7 +88,7 @@ impl Wiring for Tap {
             view.entry.steps.iter().find_map(wanted).cloned().ok_or_else(|| changed("the record of ADD is not whole"))
         };
         let tap = recorded(|step| if let Step::PodLink { name } = step { Some(name) } else { None })?;
-        let nic = recorded(|step| if let Step::PodRedirect { name } = step { Some(name) } else { None })?;
+        let nic = recorded(|step| if let Step::PodRedirect { name, .. } = step { Some(name) } else { None })?;
         let nic = existing(view.inside, &nic, "in the pod")?;
         let tap = pod_tap::check(call, view, &tap, Some(&nic))?;
         let mtu = call.settings.mtu.unwrap_or(nic.mtu);

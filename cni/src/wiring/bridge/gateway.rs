@@ -75,14 +75,14 @@ fn interface(options: &Options, host: &Netlink, bridge: &Link) -> Result<Link, C
         return Ok(link);
     }
     let port = format!("veth{:04}{:07x}", vlan, bridge.index);
-    let peer = Peer { up: true, mtu: Some(bridge.mtu), ..Peer::new(&port, None) };
+    let peer = Peer { mtu: Some(bridge.mtu), ..Peer::new(&port, None) };
     let pair = NewLink { up: true, mtu: Some(bridge.mtu), ..NewLink::new(&name, Kind::Veth { peer }) };
     existing_ok(host.create(&pair))?;
     let port = made_link(host, &port)?;
-    host.change(port.index, &Change { master: Some(Some(bridge.index)), ..Change::default() })?;
-    host.add_vlan(port.index, NewVlan { first: vlan, last: vlan, pvid: true, untagged: true, on_bridge_itself: false })?;
+    host.change(port.index, &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() })?;
+    host.add_vlan(port.index, &NewVlan { first: vlan, last: vlan, pvid: true, untagged: true, on_bridge_itself: false })?;
     if vlan != 1 {
-        host.delete_vlan(port.index, 1, 1, false)?;
+        host.delete_vlan(port.index, &NewVlan { first: 1, last: 1, pvid: false, untagged: false, on_bridge_itself: false })?;
     }
     made_link(host, &name)
 }

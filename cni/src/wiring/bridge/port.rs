@@ -26,10 +26,17 @@ pub(super) fn enslave(options: &Options, site: &mut Site<'_>, bridge: &Link, por
     }
     if let Some(vlans) = &options.vlans {
         for wanted in vlans.wanted() {
-            site.host.add_vlan(port.index, wanted)?;
+            site.host.add_vlan(port.index, &wanted)?;
         }
         if !vlans.has_default() {
-            site.host.delete_vlan(port.index, DEFAULT_VLAN, DEFAULT_VLAN, false)?;
+            let default = NewVlan {
+                first: DEFAULT_VLAN,
+                last: DEFAULT_VLAN,
+                pvid: false,
+                untagged: false,
+                on_bridge_itself: false,
+            };
+            site.host.delete_vlan(port.index, &default)?;
         }
     }
     Ok(site.host.change(port.index, &Change { up: Some(true), ..Change::default() })?)

@@ -5,11 +5,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, fsconfig_create, fsmount, fsopen, makedev, mknodat,
-    openat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, openat,
 };
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use crate::journal::Step;
 use crate::netlink::Link;
