@@ -75,8 +75,8 @@ const VOLATILE: [&str; 34] = [
 ];
 
 pub(super) fn of(namespace: &Namespace) -> anyhow::Result<Facts> {
-    // -N: a user is a number, whatever this machine calls it.
-    let links = objects(ask(namespace, &["ip", "-N", "-j", "-d", "link", "show"])?);
+    let mut links = objects(ask(namespace, &["ip", "-j", "-d", "link", "show"])?);
+    links.iter_mut().for_each(number_owners);
     let mut tables = Vec::new();
     for (name, command) in TABLES {
         tables.push((name, entries(name, ask(namespace, command)?)));
@@ -117,6 +117,24 @@ pub(super) fn lines(part: &str, facts: &Facts, found: &mut Vec<String>) {
         }
     }
     found.extend(facts.sysctls.iter().map(|line| format!("{part}/sysctl {line}")));
+}
+
+/// Whoever has the number of a tap's owner on this machine, `ip` prints a name for it.
+fn number_owners(link: &mut Map<String, Value>) {
+    let data = link.get_mut("linkinfo").and_then(|info| info.get_mut("info_data"));
+    let Some(data) = data.and_then(Value::as_object_mut) else { return };
+    for (key, file) in [("user", "/etc/passwd"), ("group", "/etc/group")] {
+        let Some(name) = data.get(key).and_then(Value::as_str) else { continue };
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let mut lines = text.lines().map(|line| line.split(':'));
+        let number = lines.find_map(|mut fields| {
+            fields.next().filter(|found| *found == name)?;
+            fields.nth(1)?.parse::<u32>().ok()
+        });
+        if let Some(number) = number {
+            data.insert(key.to_owned(), json!(number));
+        }
+    }
 }
 
 /// What `command` prints as JSON; nothing for a table that this kernel does not have.
