@@ -14,7 +14,7 @@ mod tests {
         Nft, NftError, PortMapping, Protocol, Rule, masquerade, port_mappings, spoof_check,
     };
 
-    use super::lab::{Net, seen_by};
+    use super::lab::{Net, seen_by, wait_for};
 
     const A: &str = "aaaaaaaaaaaaaaaa";
     const B: &str = "bbbbbbbbbbbbbbbb";
@@ -186,6 +186,32 @@ mod tests {
         server.send_to(b"!", peer).unwrap();
         let (_, peer) = client.recv_from(&mut byte).unwrap();
         assert_eq!((byte, peer.to_string().as_str()), (*b"!", "192.0.2.1:8080"));
+    }
+
+    #[test]
+    fn client_that_keeps_sending_udp_follows_a_mapping_to_its_new_target() {
+        let lab = Routed::new();
+        let mut nft = lab.host.run(Nft::open).unwrap();
+        let mapping =
+            [PortMapping { host_ip: None, host_port: 8080, protocol: Protocol::Udp, target_port: 80 }];
+        let (client, bystander) = (lab.world.udp("192.0.2.2:5000"), lab.world.udp("192.0.2.2:5001"));
+        let servers = [
+            ("10.88.1.5/24", lab.pod.udp("10.88.1.5:80")),
+            ("10.88.1.6/24", lab.neighbour.udp("10.88.1.6:80")),
+        ];
+        // Flows are tracked once something needs that.
+        nft.install(B, &[rule_v4()]).unwrap();
+        client.send_to(b"nobody", "192.0.2.1:8080").unwrap();
+        bystander.send_to(b"nobody", "192.0.2.1:8081").unwrap();
+        for (target, server) in &servers {
+            let target = target.parse().unwrap();
+            nft.remove(A).unwrap();
+            nft.install(A, &port_mappings(target, &mapping)).unwrap();
+            wait_for("the flow", || (nft.forget_udp(target, &mapping).unwrap() == 1).then_some(()));
+            client.send_to(b"?", "192.0.2.1:8080").unwrap();
+            assert_eq!(server.recv(&mut [0; 8]).unwrap(), 1);
+        }
+        assert_eq!(nft.forget_udp("fd00:88::5/64".parse().unwrap(), &mapping).unwrap(), 0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! import only KubeVirt's API.
 
 pub mod lab;
+pub mod cni;
 pub mod translator;
 pub mod services;
 pub mod hoard;

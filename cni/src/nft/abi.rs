@@ -1,7 +1,7 @@
 //! Numbers of the kernel's interface that this crate uses, by the kernel's names. It must never hold anything else.
 //!
-//! From include/uapi/linux/netfilter/{nfnetlink.h, nf_tables.h, nf_conntrack_common.h}, linux/netfilter.h and
-//! linux/netfilter_bridge.h, where all of them are the same on every architecture.
+//! From include/uapi/linux/netfilter.h, netfilter_bridge.h and netfilter/{nfnetlink.h, nf_tables.h,
+//! nfnetlink_conntrack.h, nf_conntrack_common.h}, the same on every architecture.
 
 pub(super) const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 pub(super) const NFNL_MSG_BATCH_END: u16 = 0x11;
@@ -99,6 +99,17 @@ pub(super) const NFTA_NAT_FAMILY: u16 = 2;
 pub(super) const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
 pub(super) const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
 pub(super) const NFT_NAT_DNAT: u32 = 1;
+
+pub(super) const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+pub(super) const IPCTNL_MSG_CT_NEW: u16 = NFNL_SUBSYS_CTNETLINK << 8;
+pub(super) const IPCTNL_MSG_CT_GET: u16 = NFNL_SUBSYS_CTNETLINK << 8 | 1;
+pub(super) const IPCTNL_MSG_CT_DELETE: u16 = NFNL_SUBSYS_CTNETLINK << 8 | 2;
+pub(super) const CTA_TUPLE_ORIG: u16 = 1;
+pub(super) const CTA_ID: u16 = 12;
+pub(super) const CTA_ZONE: u16 = 18;
+pub(super) const CTA_TUPLE_PROTO: u16 = 2;
+pub(super) const CTA_PROTO_NUM: u16 = 1;
+pub(super) const CTA_PROTO_DST_PORT: u16 = 3;
 
 /// Not the kernel's but `nft`'s: the type of a rule's comment in its user data, which is a list of type, length, value
 /// (libnftnl, include/libnftnl/udata.h). The value ends with a zero byte.

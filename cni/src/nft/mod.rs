@@ -1,26 +1,29 @@
-//! Rules of nf_tables for an attachment, each marked with the attachment's id, put in and taken out as one. It must never
-//! read or change a table of anybody else's, nor need the `nft` program.
+//! Rules of nf_tables for an attachment, each marked with the attachment's id, put in and taken out as one. It must
+//! never read or change a table of anybody else's, nor need the `nft` program.
 //!
 //! A rule's mark is its comment, `sluice:<id>:<kind>`, as `nft list ruleset` shows it. All that is kept about a rule is
 //! the rule: who removes one looks for the mark, so nothing needs to have been written down.
 //!
 //! Many processes do this at a time. Each change is one batch, which the kernel takes whole or not at all
 //! (include/uapi/linux/netfilter/nfnetlink.h). Our table and chains come with the first rule, in the same batch, and
-//! stay: deleting a base chain makes the kernel wait for every processor, and an empty one costs less. A rule is deleted
-//! by a number that is unique only within its table's life, so that batch is valid only for the generation of the
-//! rules in which the number was read; when somebody else was faster, we read again.
+//! stay: whoever deletes them has to know that nobody is about to use them, and the kernel to wait for every processor;
+//! an empty chain costs less. A rule is deleted by a number that is unique only within its table's life, so that batch
+//! is valid only for the generation of the rules in which the number was read; when somebody else was faster, we read
+//! again.
 
 mod abi;
 mod wire;
 mod expression;
 mod rule;
 mod transport;
+mod conntrack;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use rustix::io::Errno;
 
@@ -65,6 +68,7 @@ pub struct Nft {
 }
 
 impl Nft {
+    /// Fails with [`NftError::Unavailable`] where the kernel has no nfnetlink; then there are no rules of ours either.
     pub fn open() -> Result<Self, NftError> {
         Ok(Self { transport: Transport::open()? })
     }
@@ -123,6 +127,19 @@ impl Nft {
             Err(NftError::Unavailable { .. }) => Ok(0),
             other => other,
         }
+    }
+
+    /// Makes clients that have been sending UDP to the ports of `mappings` new to the kernel, so that rules for them
+    /// that were installed or removed just now apply; says how many flows that were. Needed after [`Nft::install`]
+    /// and [`Nft::remove`]; where the flows go is not looked at, since one that is forgotten is only found again.
+    pub fn forget_udp(&mut self, target: IpNet, mappings: &[PortMapping]) -> Result<usize, NftError> {
+        let udp = mappings.iter().filter(|mapping| mapping.protocol == Protocol::Udp);
+        let ports: Vec<u16> = udp.map(|mapping| mapping.host_port).collect();
+        if ports.is_empty() {
+            return Ok(0);
+        }
+        let family = if target.addr().is_ipv4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
+        self.patiently("forget flows", |nft| conntrack::forget_udp(&mut nft.transport, family, &ports))
     }
 
     /// The ids of all attachments that have rules, for GC.

@@ -116,7 +116,7 @@ pub enum Protocol {
 
 impl Protocol {
     /// IANA's "Assigned Internet Protocol Numbers".
-    const fn number(self) -> u8 {
+    pub(super) const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,

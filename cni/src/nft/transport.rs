@@ -1,5 +1,5 @@
-//! Requests to the kernel's nf_tables and its answers. It must never wait for an answer: the kernel has given it, whole,
-//! before a request's `send` returns, or gives the rest as it is read.
+//! Requests to the kernel's nf_tables and its answers. It must never wait for an answer: the kernel has given it,
+//! whole, before a request's `send` returns, or gives the rest as it is read.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -143,13 +143,17 @@ impl Transport {
     /// The number of the rules' current generation.
     pub(super) fn generation(&mut self) -> Result<u32, Attempt> {
         let mut generation = None;
-        self.ask(Message::new(NFT_MSG_GETGEN, 0, 0, Attributes::default()), |answer| {
-            let mut attributes = answer.attributes().filter(|_| answer.kind == NFT_MSG_NEWGEN);
-            let value = attributes.find(|(kind, _)| *kind == NFTA_GEN_ID);
-            if let Some(bytes) = value.and_then(|(_, value)| value.first_chunk().copied()) {
-                generation = Some(u32::from_be_bytes(bytes));
-            }
-        })?;
+        self.ask(
+            "the rules' generation",
+            Message::new(NFT_MSG_GETGEN, 0, 0, Attributes::default()),
+            |answer| {
+                let mut attributes = answer.attributes().filter(|_| answer.kind == NFT_MSG_NEWGEN);
+                let value = attributes.find(|(kind, _)| *kind == NFTA_GEN_ID);
+                if let Some(bytes) = value.and_then(|(_, value)| value.first_chunk().copied()) {
+                    generation = Some(u32::from_be_bytes(bytes));
+                }
+            },
+        )?;
         generation.ok_or(Attempt::Failed(NftError::Malformed))
     }
 
@@ -177,18 +181,26 @@ impl Transport {
     pub(super) fn rules(&mut self, family: u8, table: &str) -> Result<Vec<Found>, Attempt> {
         let mut rules = Vec::new();
         let request = Attributes::default().text(NFTA_RULE_TABLE, table);
-        self.ask(Message::new(NFT_MSG_GETRULE, NLM_F_DUMP, family, request), |answer| {
-            if answer.kind == NFT_MSG_NEWRULE {
-                rules.extend(found(answer, table));
-            }
-        })?;
+        self.ask(
+            "the list of rules",
+            Message::new(NFT_MSG_GETRULE, NLM_F_DUMP, family, request),
+            |answer| {
+                if answer.kind == NFT_MSG_NEWRULE {
+                    rules.extend(found(answer, table));
+                }
+            },
+        )?;
         Ok(rules)
     }
 
     /// Sends one request and hands each answer to `each`, up to the end of a list or the acknowledgment.
-    fn ask(&mut self, request: Message, mut each: impl FnMut(&Received<'_>)) -> Result<(), Attempt> {
+    pub(super) fn ask(
+        &mut self,
+        what: &str,
+        request: Message,
+        mut each: impl FnMut(&Received<'_>),
+    ) -> Result<(), Attempt> {
         self.sequence = self.sequence.wrapping_add(1);
-        let what = if request.kind == NFT_MSG_GETGEN { "the rules' generation" } else { "the list of rules" };
         let mut bytes = Vec::new();
         // A list ends with NLMSG_DONE instead of an acknowledgment.
         let request = Message {
@@ -291,7 +303,7 @@ fn errno(code: i32) -> Errno {
 fn no_answer(what: &str, errno: Errno) -> Attempt {
     match errno {
         errno if is_passing(errno) => Attempt::Again,
-        // What nfnetlink answers when there is no nf_tables behind it.
+        // What nfnetlink answers when there is no such subsystem behind it.
         errno @ (Errno::INVAL | Errno::OPNOTSUPP) => {
             NftError::Unavailable { what: what.to_owned(), source: errno }.into()
         }

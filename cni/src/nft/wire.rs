@@ -32,7 +32,12 @@ impl Attributes {
     }
 
     pub(super) fn nest(self, kind: u16, inner: &Self) -> Self {
-        self.add(kind | NLA_F_NESTED, &inner.0)
+        self.nest_bytes(kind, &inner.0)
+    }
+
+    /// A nest whose inside is as it came from the kernel.
+    pub(super) fn nest_bytes(self, kind: u16, inner: &[u8]) -> Self {
+        self.add(kind | NLA_F_NESTED, inner)
     }
 
     fn add(mut self, kind: u16, value: &[u8]) -> Self {
