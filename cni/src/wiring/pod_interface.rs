@@ -147,8 +147,26 @@ fn add_route(inside: &Netlink, link: &Link, route: &NewRoute) -> Result<(), CniE
     Ok(())
 }
 
-/// CHECK of the interface: what it is called, its MAC and MTU, its addresses and routes.
+/// CHECK of the interface and of what is beside it: the tap of a VM, the routes of a container.
 pub(super) fn check(
+    call: &Call,
+    view: &View<'_>,
+    previous: &CniResult,
+    kind: &str,
+) -> Result<Link, CniError> {
+    let link = check_link(call, view, previous, kind)?;
+    if call.settings.tap.wanted {
+        let tap = pod_tap::name_beside(&call.settings.tap, &link.name);
+        let tap = pod_tap::check(call, view, &tap, Some(&link))?;
+        same(&format!("{}'s MTU", tap.name), &tap.mtu, &link.mtu)?;
+    } else {
+        check_routes(view, &link, previous)?;
+    }
+    Ok(link)
+}
+
+/// CHECK of the interface: what it is called, its MAC and MTU, its addresses.
+pub(super) fn check_link(
     call: &Call,
     view: &View<'_>,
     previous: &CniResult,
@@ -175,12 +193,12 @@ pub(super) fn check(
             return Err(changed(format!("{name} no longer has the address {}", ip.address)));
         }
     }
-    if call.settings.tap.wanted {
-        let tap = pod_tap::name_beside(&call.settings.tap, name);
-        let tap = pod_tap::check(call, view, &tap, Some(&link))?;
-        same(&format!("{}'s MTU", tap.name), &tap.mtu, &link.mtu)?;
-        return Ok(link);
-    }
+    Ok(link)
+}
+
+/// CHECK of a container's routes.
+pub(super) fn check_routes(view: &View<'_>, link: &Link, previous: &CniResult) -> Result<(), CniError> {
+    let name = &link.name;
     let present = view.inside.routes(RouteFilter { device: Some(link.index), ..RouteFilter::default() })?;
     for route in routes(previous) {
         let there = |other: &Route| {
@@ -192,7 +210,7 @@ pub(super) fn check(
             return Err(changed(format!("{name} no longer has the route to {}", route.dst)));
         }
     }
-    Ok(link)
+    Ok(())
 }
 
 /// The interface in a result.
