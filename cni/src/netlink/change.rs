@@ -59,6 +59,7 @@ impl fmt::Display for Change<'_> {
             self.tx_queue_len.map(|length| format!("queue of {length}")),
             self.promiscuous.map(|on| format!("promiscuous {on}")),
             self.all_multicast.map(|on| format!("all multicast {on}")),
+            self.arp.map(|on| format!("ARP {on}")),
         ];
         list(formatter, words)
     }
