@@ -52,7 +52,9 @@ impl Undo<'_> {
                 }
                 Ok(if *ingress { inside.delete_ingress(link.index).map(drop) } else { Ok(()) }?)
             }),
-            Step::PodShaper { name } => self.inside(name, |inside, link| Ok(inside.delete_root(link.index).map(drop)?)),
+            Step::PodShaper { name } => {
+                self.inside(name, |inside, link| Ok(inside.delete_root(link.index).map(drop)?))
+            }
             Step::Port { name, in_pod } => self.port(name, *in_pod),
             Step::SharedLink { name } => self.shared(name),
             Step::Rules => Nft::open()
@@ -99,14 +101,18 @@ impl Undo<'_> {
         let _alone = self.store.lock_shared(SHARED_LINKS)?;
         let ours = self.attachment;
         let others = self.store.entries()?;
-        if others.iter().any(|entry| entry.header.as_ref().is_some_and(|header| header.attachment != *ours) && entry.shares(name)) {
+        if others.iter().any(|entry| {
+            entry.header.as_ref().is_some_and(|header| header.attachment != *ours) && entry.shares(name)
+        }) {
             return Ok(());
         }
         Ok(self.host.delete(name).map(drop)?)
     }
 
     fn neighbour(&mut self, link: &str, address: std::net::IpAddr, _mac: MacAddress) -> Result<(), CniError> {
-        self.host.link(link)?.map_or(Ok(()), |link| Ok(self.host.delete_neighbour(link.index, address).map(drop)?))
+        self.host
+            .link(link)?
+            .map_or(Ok(()), |link| Ok(self.host.delete_neighbour(link.index, address).map(drop)?))
     }
 
     /// Works on a link of the pod, if both are there.
