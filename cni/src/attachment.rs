@@ -38,9 +38,10 @@ impl Attachment {
     }
 }
 
-/// KubeVirt's name of a secondary network's tap: `tap` and 11 digits of the network name's SHA-256.
-pub fn kubevirt_tap(logical_network: &str) -> String {
-    format!("tap{}", hexadecimal(&Sha256::digest(logical_network.as_bytes()), 11))
+/// KubeVirt's name of a secondary network's link in the pod: `pod` and 11 digits of the network name's SHA-256. The name
+/// is the one in the VM's specification.
+pub fn kubevirt_interface(logical_network: &str) -> String {
+    format!("pod{}", hexadecimal(&Sha256::digest(logical_network.as_bytes()), 11))
 }
 
 fn hexadecimal(bytes: &[u8], digits: usize) -> String {
@@ -54,9 +55,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secondary_tap_is_called_as_kubevirt_calls_it() {
-        // KubeVirt's own example: network "red" has pod interface podb1f51a511f1.
-        assert_eq!(kubevirt_tap("red"), "tapb1f51a511f1");
+    fn secondary_link_is_called_as_kubevirt_calls_it() {
+        assert_eq!(kubevirt_interface("red"), "podb1f51a511f1");
+        assert_eq!(kubevirt_interface("default"), "pod37a8eec1ce1");
     }
 
     #[test]

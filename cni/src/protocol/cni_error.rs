@@ -20,6 +20,8 @@ pub enum Code {
     NotAvailable,
     /// Nor can it, and containers that exist may have lost their connections.
     LimitedConnectivity,
+    /// Ours: CHECK found something not as ADD made it.
+    Changed,
     /// Whatever else fails: what Go gives plain errors.
     Internal,
 }
@@ -38,6 +40,7 @@ impl Code {
             Self::TryAgainLater => 11,
             Self::NotAvailable => 50,
             Self::LimitedConnectivity => 51,
+            Self::Changed => 100,
             Self::Internal => 999,
         }
     }

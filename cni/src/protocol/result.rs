@@ -77,6 +77,13 @@ pub struct Route {
     pub scope: Option<u8>,
 }
 
+impl Route {
+    /// A route with nothing but a destination.
+    pub const fn to(dst: IpNet) -> Self {
+        Self { dst, gw: None, mtu: None, advmss: None, priority: None, table: None, scope: None }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Dns {

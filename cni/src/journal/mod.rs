@@ -1,0 +1,269 @@
+//! What an ADD did outside the reach of the pod's end, written down before it is done; DEL and GC read it and undo.
+//!
+//! One file per attachment in the state folder, `<id>.jsonl`, one line of JSON each: who it is for, then every step
+//! before it is taken, then that all is done. Lines are only ever appended, so whoever dies, at any point, leaves either
+//! a step that was not written and so not taken, or one that is undone whether it was taken or not. A torn last line is
+//! a step that was not taken.
+//!
+//! The file is also the attachment's lock. The state folder is on a tmpfs: after a reboot neither it nor what it names
+//! is there. It must never know what a step means; `undo` does.
+
+mod lock;
+mod step;
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Signal, getpid, kill_process};
+use serde::{Deserialize, Serialize};
+
+use crate::attachment::Attachment;
+use crate::namespace::Namespace;
+use crate::protocol::{CniError, MacAddress};
+
+pub use step::Step;
+
+/// Where attachments are written down unless the configuration's `stateDir` says otherwise.
+pub const STATE_DIRECTORY: &str = "/run/sluice/cni";
+
+/// Who makes or removes links that several attachments share holds this lock.
+pub const SHARED_LINKS: &str = "shared-links";
+
+/// Far longer than any journal; a file that has grown past it is none of ours.
+const LONGEST_BYTES: u64 = 1 << 20;
+
+/// In debug builds: at which step, counted from 1, the program kills itself.
+const DIE_AT_STEP: &str = "SLUICE_CNI_DIE_AT_STEP";
+
+/// The state folder.
+#[derive(Clone, Debug)]
+pub struct Store {
+    directory: PathBuf,
+}
+
+/// Who an attachment is for and where it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    #[serde(flatten)]
+    pub attachment: Attachment,
+    pub mode: String,
+    /// The pod's namespace as the runtime named it.
+    pub netns: PathBuf,
+    /// Device and inode of that namespace: another of the same name is another.
+    pub netns_identity: (u64, u64),
+}
+
+/// One line of the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    Attachment(Header),
+    Step(Step),
+    /// The last step was not taken, for a reason that is not ours to undo.
+    Retracted,
+    /// The guest's MAC address and the bridge that it is known on, for those who come to the same one.
+    Mac { mac: MacAddress, bridge: String },
+    Done,
+}
+
+/// One attachment's file, locked.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    path: PathBuf,
+    entry: Entry,
+    /// Steps of this run, for [`DIE_AT_STEP`].
+    taken: u32,
+}
+
+/// What a journal says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entry {
+    pub header: Option<Header>,
+    /// In the order they were taken.
+    pub steps: Vec<Step>,
+    pub mac: Option<(MacAddress, String)>,
+    /// ADD came to its end.
+    pub done: bool,
+}
+
+impl Store {
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Makes the folder, readable by root alone.
+    pub fn prepare(&self) -> Result<(), CniError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)
+            .map_err(|error| CniError::io(format!("making stateDir {}", self.directory.display()), error))
+    }
+
+    /// The journal of `attachment`, locked; made if it is not there.
+    pub fn lock(&self, attachment: &Attachment) -> Result<Journal, CniError> {
+        self.prepare()?;
+        let path = self.directory.join(format!("{}.jsonl", attachment.id()));
+        let file = lock::exclusively(&path)?;
+        Journal::read(file, path)
+    }
+
+    /// Serialises what several attachments share, such as a bridge that comes with the first and goes with the last.
+    pub fn lock_shared(&self, name: &str) -> Result<File, CniError> {
+        self.prepare()?;
+        lock::exclusively(&self.directory.join(format!("{name}.lock")))
+    }
+
+    /// What is written down of every attachment, without locks: a look, not a promise.
+    pub fn entries(&self) -> Result<Vec<Entry>, CniError> {
+        let listing = match fs::read_dir(&self.directory) {
+            Ok(listing) => listing,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => {
+                return Err(CniError::io(format!("listing stateDir {}", self.directory.display()), error));
+            }
+        };
+        let mut entries = Vec::new();
+        for file in listing.flatten() {
+            if file.path().extension().is_some_and(|extension| extension == "jsonl")
+                && let Ok(text) = read_bounded(&file.path())
+            {
+                entries.push(Entry::parse(&text));
+            }
+        }
+        Ok(entries)
+    }
+}
+
+impl Journal {
+    fn read(mut file: File, path: PathBuf) -> Result<Self, CniError> {
+        let mut text = String::new();
+        (&mut file)
+            .take(LONGEST_BYTES)
+            .read_to_string(&mut text)
+            .map_err(|error| CniError::io(format!("reading {}", path.display()), error))?;
+        Ok(Self { entry: Entry::parse(&text), file, path, taken: 0 })
+    }
+
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Begins anew, for this attachment; what was written before is gone.
+    pub fn begin(&mut self, header: Header) -> Result<(), CniError> {
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.seek(SeekFrom::Start(0)))
+            .map_err(|error| self.failed(&error))?;
+        self.entry = Entry::default();
+        self.append(&Line::Attachment(header.clone()))?;
+        self.entry.header = Some(header);
+        Ok(())
+    }
+
+    /// Must be called before the step is taken.
+    pub fn will(&mut self, step: Step) -> Result<(), CniError> {
+        self.append(&Line::Step(step.clone()))?;
+        self.entry.steps.push(step);
+        self.die_if_asked();
+        Ok(())
+    }
+
+    /// The last step turned out to concern what others own, and was not taken.
+    pub fn retract(&mut self) -> Result<(), CniError> {
+        self.append(&Line::Retracted)?;
+        self.entry.steps.pop();
+        Ok(())
+    }
+
+    pub fn mac(&mut self, mac: MacAddress, bridge: &str) -> Result<(), CniError> {
+        self.append(&Line::Mac { mac, bridge: bridge.to_owned() })?;
+        self.entry.mac = Some((mac, bridge.to_owned()));
+        Ok(())
+    }
+
+    pub fn done(&mut self) -> Result<(), CniError> {
+        self.die_if_asked();
+        self.append(&Line::Done)?;
+        self.entry.done = true;
+        Ok(())
+    }
+
+    /// Nothing of the attachment is left: nor is its journal.
+    pub fn remove(self) -> Result<(), CniError> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Death at a chosen step, so that tests can show that DEL puts right whatever an ADD left behind.
+    fn die_if_asked(&mut self) {
+        self.taken += 1;
+        let wanted = || std::env::var(DIE_AT_STEP).ok().and_then(|text| text.parse::<u32>().ok());
+        if cfg!(debug_assertions) && wanted() == Some(self.taken) {
+            let _ = kill_process(getpid(), Signal::KILL);
+        }
+    }
+
+    fn append(&mut self, line: &Line) -> Result<(), CniError> {
+        let mut bytes = serde_json::to_vec(line).map_err(|error| CniError::io("a journal's line", error))?;
+        bytes.push(b'\n');
+        self.file.write_all(&bytes).map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &io::Error) -> CniError {
+        CniError::io(format!("writing {}", self.path.display()), error)
+    }
+}
+
+impl Entry {
+    /// Whether the steps were taken for this namespace, not for another of the same path.
+    pub fn made_in(&self, pod: &Namespace) -> bool {
+        self.header.as_ref().is_some_and(|header| pod.identity().is_ok_and(|identity| header.netns_identity == identity))
+    }
+
+    /// Reads up to the first line that is not whole.
+    fn parse(text: &str) -> Self {
+        let mut entry = Self::default();
+        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+            match serde_json::from_str(line) {
+                Ok(Line::Attachment(header)) => entry.header = Some(header),
+                Ok(Line::Step(step)) => entry.steps.push(step),
+                Ok(Line::Retracted) => drop(entry.steps.pop()),
+                Ok(Line::Mac { mac, bridge }) => entry.mac = Some((mac, bridge)),
+                Ok(Line::Done) => entry.done = true,
+                Err(error) => {
+                    // A newer version may have steps that this one does not know; what it knows it can still undo.
+                    tracing::warn!(%error, line, "a journal has a line that is not understood");
+                }
+            }
+        }
+        entry
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(LONGEST_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Opens for appending at the end of what was read, by root alone.
+fn open(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}

@@ -1,0 +1,72 @@
+//! ADD: makes the attachment, or leaves everything as it was.
+
+use serde_json::Value;
+
+use super::sweep;
+use crate::journal::{Header, Journal, Store};
+use crate::netlink::Netlink;
+use crate::protocol::CniError;
+use crate::undo::Undo;
+use crate::wiring::{self, Call, Site};
+
+pub(super) fn run(call: &Call) -> Result<Value, CniError> {
+    let wiring = wiring::of(call)?;
+    let pod = super::pod(&call.environment)?;
+    let store = Store::new(&call.settings.state_directory);
+    let host = Netlink::open()?;
+    let inside = Netlink::within(&pod)?;
+    sweep::run(&store, &host, &call.config, &call.environment);
+
+    let mut journal = store.lock(&call.attachment)?;
+    if journal.entry().done && journal.entry().made_in(&pod) {
+        return Err(CniError::internal(format!(
+            "container {} has {} on network {} already; DEL comes before another ADD",
+            call.attachment.container, call.attachment.interface, call.attachment.network
+        )));
+    }
+    // A call that was killed, or one for a namespace that is gone.
+    undo(call, &host, &store, &journal, &pod);
+    journal.begin(Header {
+        attachment: call.attachment.clone(),
+        mode: call.settings.mode.as_str().to_owned(),
+        netns: call.environment.netns.clone().unwrap_or_default(),
+        netns_identity: pod.identity().map_err(|error| CniError::io("CNI_NETNS", error))?,
+    })?;
+    let made = {
+        let mut site =
+            Site { host: &host, pod: &pod, inside: &inside, journal: &mut journal, store: &store };
+        wiring.add(call, &mut site)
+    };
+    let result = made
+        .and_then(|result| result.render(call.config.version))
+        .and_then(|result| journal.done().map(|()| result));
+    match result {
+        Ok(result) => Ok(result),
+        Err(error) => {
+            if undo(call, &host, &store, &journal, &pod) {
+                let _ = journal.remove();
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Undoes what the journal says; whether nothing is left.
+fn undo(
+    call: &Call,
+    host: &Netlink,
+    store: &Store,
+    journal: &Journal,
+    pod: &crate::namespace::Namespace,
+) -> bool {
+    let entry = journal.entry();
+    let mut undo = Undo {
+        attachment: &call.attachment,
+        host,
+        pod: entry.made_in(pod).then_some(pod),
+        store,
+        config: &call.config,
+        environment: &call.environment,
+    };
+    undo.steps(&entry.steps).is_empty()
+}

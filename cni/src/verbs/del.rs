@@ -1,0 +1,54 @@
+//! DEL: nothing of the attachment is left, whatever of it there was. Missing things are no errors.
+
+use crate::journal::{Step, Store};
+use crate::namespace::Namespace;
+use crate::netlink::Netlink;
+use crate::protocol::{CniError, Config, Environment};
+use crate::undo::Undo;
+use crate::wiring::{self, Call, Settings};
+
+pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniError> {
+    let attachment = super::attachment(environment, config);
+    // A mode or an MTU that is wrong now does not keep back what was made before.
+    let settings = Settings::read(config);
+    let directory = settings.as_ref().map_or_else(|_| Settings::state_directory(config), |settings| settings.state_directory.clone());
+    let store = Store::new(directory);
+    let host = Netlink::open()?;
+    let journal = store.lock(&attachment)?;
+    let entry = journal.entry().clone();
+    // The runtime may have removed the namespace; also of another one, of the same name, nothing is ours.
+    let pod = match environment.netns.as_deref().filter(|path| !path.as_os_str().is_empty()) {
+        Some(_) => super::pod(environment).ok(),
+        None => entry.header.as_ref().and_then(|header| Namespace::open(&header.netns).ok()),
+    };
+    let pod = pod.filter(|pod| entry.header.is_none() || entry.made_in(pod));
+
+    let mut steps = entry.steps;
+    if entry.header.is_none() {
+        steps = leftovers(environment, config, settings);
+    }
+    if !steps.contains(&Step::Lease) && config.ipam_type().is_some() {
+        steps.insert(0, Step::Lease);
+    }
+    let mut undo = Undo {
+        attachment: &attachment,
+        host: &host,
+        pod: pod.as_ref(),
+        store: &store,
+        config,
+        environment,
+    };
+    let failures = undo.steps(&steps);
+    if failures.is_empty() {
+        journal.remove()?;
+    }
+    super::all(failures)
+}
+
+/// Without a journal: what an ADD with this configuration would have left on the node.
+fn leftovers(environment: &Environment, config: &Config, settings: Result<Settings, CniError>) -> Vec<Step> {
+    let Ok(settings) = settings else { return Vec::new() };
+    let attachment = super::attachment(environment, config);
+    let call = Call { environment: environment.clone(), config: config.clone(), attachment, settings };
+    wiring::of(&call).map(|wiring| wiring.leftovers(&call)).unwrap_or_default()
+}

@@ -1,0 +1,31 @@
+//! GC: removes what attachments of this network left that the runtime no longer knows. It must never touch another
+//! network's, nor one that the runtime named.
+
+use std::collections::HashSet;
+
+use super::sweep;
+use crate::ipam;
+use crate::journal::Store;
+use crate::netlink::Netlink;
+use crate::protocol::{CniError, Config, Environment};
+use crate::wiring::Settings;
+
+pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniError> {
+    let valid = config.valid_attachments()?;
+    let known: HashSet<(&str, &str)> =
+        valid.iter().map(|(container, interface)| (container.as_str(), interface.as_str())).collect();
+    let store = Store::new(Settings::state_directory(config));
+    let host = Netlink::open()?;
+    let mut failures = Vec::new();
+    for entry in store.entries()? {
+        let Some(header) = entry.header else { continue };
+        let attachment = &header.attachment;
+        let keep = known.contains(&(attachment.container.as_str(), attachment.interface.as_str()));
+        if attachment.network == config.name && !keep {
+            failures.extend(sweep::remove(&store, &host, config, environment, attachment));
+        }
+    }
+    // Last, so that it also finds what the lines above could not release.
+    failures.extend(ipam::gc(config, environment, &valid).err());
+    super::all(failures)
+}

@@ -1,0 +1,75 @@
+//! Removes what is left of attachments whose pod is gone. Multus never asks plugins of a NetworkAttachmentDefinition to
+//! collect garbage, so each ADD looks. It must never take a pod for gone that may be there.
+
+use std::path::Path;
+
+use crate::attachment::Attachment;
+use crate::journal::{Header, Step, Store};
+use crate::namespace::{Namespace, NamespaceError};
+use crate::netlink::Netlink;
+use crate::protocol::{CniError, Config, Environment};
+use crate::undo::Undo;
+
+/// Sweeps this network's attachments. What fails is logged and left to the next.
+pub(super) fn run(store: &Store, host: &Netlink, config: &Config, environment: &Environment) {
+    for entry in store.entries().unwrap_or_default() {
+        let Some(header) = &entry.header else { continue };
+        if header.attachment.network != config.name || !is_gone(header) {
+            continue;
+        }
+        // The kernel takes a veth away with the pod: where it is, so is the pod, under whatever path.
+        let alive = entry.steps.iter().any(|step| match step {
+            Step::HostLink { name } => host.link(name).ok().flatten().is_some(),
+            _ => false,
+        });
+        if !alive {
+            tracing::info!(container = header.attachment.container, "sweeping what a pod that is gone has left");
+            for error in remove(store, host, config, environment, &header.attachment) {
+                tracing::warn!(%error, "sweeping");
+            }
+        }
+    }
+}
+
+/// Runtimes bind namespaces to files in one folder. Where the folder is there and the file is not, or is no namespace any
+/// more, the pod is gone; a path of another shape (`/proc/PID/ns/net`), or one that is not seen from here, says nothing.
+fn is_gone(header: &Header) -> bool {
+    let path: &Path = &header.netns;
+    if path.starts_with("/proc") || !path.parent().is_some_and(Path::is_dir) {
+        return false;
+    }
+    match Namespace::open(path) {
+        Ok(pod) => pod.identity().is_ok_and(|identity| identity != header.netns_identity),
+        Err(NamespaceError::NotFound(_) | NamespaceError::NotANamespace(_)) => true,
+        Err(NamespaceError::Io { .. }) => false,
+    }
+}
+
+/// Undoes all of one attachment of this network.
+pub(super) fn remove(
+    store: &Store,
+    host: &Netlink,
+    config: &Config,
+    environment: &Environment,
+    attachment: &Attachment,
+) -> Vec<CniError> {
+    let journal = match store.lock(attachment) {
+        Ok(journal) => journal,
+        Err(error) => return vec![error],
+    };
+    let entry = journal.entry().clone();
+    let pod = entry.header.as_ref().and_then(|header| Namespace::open(&header.netns).ok());
+    let pod = pod.filter(|pod| entry.made_in(pod));
+    let environment = Environment {
+        container_id: attachment.container.clone(),
+        interface: attachment.interface.clone(),
+        netns: None,
+        ..environment.clone()
+    };
+    let mut undo = Undo { attachment, host, pod: pod.as_ref(), store, config, environment: &environment };
+    let mut failures = undo.steps(&entry.steps);
+    if failures.is_empty() {
+        failures.extend(journal.remove().err());
+    }
+    failures
+}

@@ -1,0 +1,98 @@
+//! A port of the bridge: what it lets through. It must never touch another port.
+
+use super::options::{Options, Vlans};
+use crate::netlink::{Change, Link, NewVlan, PortChange};
+use crate::protocol::CniError;
+use crate::wiring::site::{Site, View, changed, same};
+
+/// The VLAN that the kernel gives each port of a bridge that filters.
+const DEFAULT_VLAN: u16 = 1;
+
+/// Makes `port` a port of `bridge`, up, with all that the configuration asks of it.
+pub(super) fn enslave(options: &Options, site: &mut Site<'_>, bridge: &Link, port: &Link) -> Result<(), CniError> {
+    if options.promiscuous && !bridge.promiscuous {
+        site.host.change(bridge.index, &Change { promiscuous: Some(true), ..Change::default() })?;
+    }
+    // All that is asked of a port before a frame passes it: it comes up last.
+    site.host.change(port.index, &Change { master: Some(Some(bridge.index)), ..Change::default() })?;
+    let change = PortChange {
+        hairpin: options.hairpin.then_some(true),
+        isolated: options.isolated.then_some(true),
+        learning: options.learning,
+        ..PortChange::default()
+    };
+    if change != PortChange::default() {
+        site.host.set_port(port.index, &change)?;
+    }
+    if let Some(vlans) = &options.vlans {
+        for wanted in vlans.wanted() {
+            site.host.add_vlan(port.index, &wanted)?;
+        }
+        if !vlans.has_default() {
+            let default = NewVlan {
+                first: DEFAULT_VLAN,
+                last: DEFAULT_VLAN,
+                pvid: false,
+                untagged: false,
+                on_bridge_itself: false,
+            };
+            site.host.delete_vlan(port.index, &default)?;
+        }
+    }
+    Ok(site.host.change(port.index, &Change { up: Some(true), ..Change::default() })?)
+}
+
+/// CHECK of [`enslave`].
+pub(super) fn check(options: &Options, view: &View<'_>, bridge: &Link, port: &Link) -> Result<(), CniError> {
+    let name = &port.name;
+    same(&format!("whether {name} is up"), &port.up, &true)?;
+    if port.master != Some(bridge.index) {
+        return Err(changed(format!("{name} is no longer a port of bridge {}", bridge.name)));
+    }
+    let state = port.port.as_ref().ok_or_else(|| changed(format!("{name} is no longer a bridge's port")))?;
+    same(&format!("{name}'s hairpinMode"), &state.hairpin, &options.hairpin)?;
+    same(&format!("{name}'s portIsolation"), &state.isolated, &options.isolated)?;
+    same(&format!("{name}'s learning"), &state.learning, &options.learning.unwrap_or(true))?;
+    let Some(vlans) = &options.vlans else { return Ok(()) };
+    let is = view.host.vlans(port.index)?;
+    for wanted in vlans.wanted() {
+        for id in wanted.first..=wanted.last {
+            let there = is.iter().find(|vlan| vlan.id == id);
+            let there = there.ok_or_else(|| changed(format!("{name} no longer has VLAN {id}")))?;
+            same(&format!("whether VLAN {id} is {name}'s untagged one"), &there.pvid, &wanted.pvid)?;
+        }
+    }
+    if !vlans.has_default() && is.iter().any(|vlan| vlan.id == DEFAULT_VLAN) {
+        return Err(changed(format!("{name} has VLAN {DEFAULT_VLAN} again")));
+    }
+    Ok(())
+}
+
+impl Vlans {
+    fn wanted(&self) -> Vec<NewVlan> {
+        let trunk = self.trunk.iter().map(|range| NewVlan {
+            first: *range.start(),
+            last: *range.end(),
+            pvid: false,
+            untagged: false,
+            on_bridge_itself: false,
+        });
+        // Behind the trunk: a range of it may hold the untagged one, whose flags are the later ones.
+        let untagged =
+            self.untagged.iter().map(|id| NewVlan {
+            first: *id,
+            last: *id,
+            pvid: true,
+            untagged: true,
+            on_bridge_itself: false,
+        });
+        trunk.chain(untagged).collect()
+    }
+
+    /// Whether the port keeps, or has on its own account, what the kernel gives it.
+    fn has_default(&self) -> bool {
+        let in_trunk = self.trunk.iter().any(|range| range.contains(&DEFAULT_VLAN));
+        // Without an untagged VLAN of its own a trunk leaves frames without a tag where they were.
+        self.keep_default || self.untagged.is_none_or(|id| id == DEFAULT_VLAN) || in_trunk
+    }
+}

@@ -1,0 +1,63 @@
+//! Mode `none`: a tap that leads nowhere, for a VM that must have a NIC and no network. It must never join it to anything.
+
+use serde::Deserialize;
+
+use super::site::{Call, Site, View, changed, same};
+use super::{Wiring, pod_tap};
+use crate::journal::Step;
+use crate::netlink::{Change, Netlink};
+use crate::protocol::{CniError, CniResult, Code, Config};
+use crate::tap;
+
+/// It has no keys of its own.
+#[derive(Debug, Deserialize)]
+pub(super) struct NoUplink {}
+
+impl NoUplink {
+    pub(super) fn read(config: &Config) -> Result<Self, CniError> {
+        if config.ipam_type().is_some() {
+            return Err(CniError::config("ipam", "given", "mode none has no network to have an address on"));
+        }
+        config.read()
+    }
+
+    /// For itself a link of its own, called as the runtime says: there is no NIC beside which KubeVirt would look.
+    fn name(call: &Call) -> String {
+        call.settings.tap.name.clone().unwrap_or_else(|| call.attachment.interface.clone())
+    }
+}
+
+impl Wiring for NoUplink {
+    fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {
+        let mac = call.config.mac(&call.environment)?;
+        let tap = pod_tap::make(call, site, &Self::name(call), call.settings.mtu)?;
+        if mac.is_some() {
+            site.inside.change(tap.index, &Change { mac, ..Change::default() })?;
+        }
+        let mut interface = pod_tap::interface(call, &tap);
+        if let Some(mac) = mac {
+            interface.mac = Some(mac.to_string());
+        }
+        let mut result = call.config.previous()?.unwrap_or_default();
+        result.interfaces.push(interface);
+        Ok(result)
+    }
+
+    fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
+        let name = view.entry.steps.iter().find_map(|step| match step {
+            Step::PodLink { name } => Some(name.clone()),
+            _ => None,
+        });
+        let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
+        let tap = pod_tap::check(call, view, &name, None)?;
+        let made = previous.interfaces.iter().find(|interface| interface.name == name);
+        if let Some(mac) = made.and_then(|made| made.mac.as_ref()) {
+            same(&format!("{name}'s MAC"), &tap.mac.map(|mac| mac.to_string()).as_ref(), &Some(mac))?;
+        }
+        call.settings.mtu.map_or(Ok(()), |mtu| same(&format!("{name}'s MTU"), &tap.mtu, &mtu))
+    }
+
+    fn ready(&self, _call: &Call, _host: &Netlink) -> Result<(), CniError> {
+        tap::available().map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))
+    }
+}

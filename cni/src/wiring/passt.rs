@@ -1,0 +1,46 @@
+//! Mode `passt`: prepares a pod for the translator, which has not the privilege to do so. It must never add an interface.
+
+use super::Wiring;
+use super::site::{Call, Site, View, changed, in_pod};
+use crate::netlink::Netlink;
+use crate::protocol::{CniError, CniResult};
+use crate::sysctl;
+
+/// What the translator needs of its network namespace, and what for.
+const SYSCTLS: [(&str, fn(&Call) -> String); 2] = [
+    // Ports below 1024 are forwarded to the guest like others.
+    ("net/ipv4/ip_unprivileged_port_start", |_| "0".to_owned()),
+    // The guest's pings leave by ping sockets, which are for these groups.
+    ("net/ipv4/ping_group_range", |call| {
+        let group = call.settings.tap.group;
+        format!("{group} {group}")
+    }),
+];
+
+#[derive(Debug)]
+pub(super) struct Passt;
+
+impl Wiring for Passt {
+    fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {
+        for (path, value) in SYSCTLS {
+            site.sysctl(path, &value(call))?;
+        }
+        Ok(call.config.previous()?.unwrap_or_default())
+    }
+
+    fn check(&self, call: &Call, view: &View<'_>, _previous: &CniResult) -> Result<(), CniError> {
+        for (path, value) in SYSCTLS {
+            let is = in_pod(view.pod, || sysctl::read(path))?.map_err(|error| changed(error.to_string()))?;
+            let is: Vec<&str> = is.split_whitespace().collect();
+            let value = value(call);
+            if is.join(" ") != value {
+                return Err(changed(format!("{} is {:?}, was set to {value:?}", path.replace('/', "."), is.join(" "))));
+            }
+        }
+        Ok(())
+    }
+
+    fn ready(&self, _call: &Call, _host: &Netlink) -> Result<(), CniError> {
+        Ok(())
+    }
+}

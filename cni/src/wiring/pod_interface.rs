@@ -1,0 +1,218 @@
+//! The interface that the runtime named, in the pod: made as one end of a veth pair, and given the addresses of IPAM. It
+//! must never touch an interface that another made.
+//!
+//! For a container it is used as it is. For a VM a tap stands beside it and takes all its frames (`pod_tap`): then the
+//! addresses are the guest's, written on the interface for those who look them up there (KubeVirt shows them), and the
+//! interface is mute. It has no ARP, no IPv6 link-local address and no routes, so that not one frame of the pod's own
+//! leaves with the guest's MAC. A VM that migrates here is announced by its own first frames and not before.
+
+use std::os::fd::AsFd as _;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::pod_tap;
+use super::site::{Call, Site, View, changed, existing, in_pod, same};
+use crate::journal::Step;
+use crate::netlink::{
+    AddressOptions, Change, Kind, Link, Netlink, NetlinkError, NewLink, NewRoute, Peer, Route, RouteFilter, Scope,
+    existing_ok,
+};
+use crate::protocol::{CniError, CniResult, Interface, MacAddress};
+use crate::sysctl;
+
+/// Makes the veth pair: the node's end, down and alone; the pod's end, up.
+pub(super) fn veth(
+    call: &Call,
+    site: &mut Site<'_>,
+    mtu: Option<u32>,
+    mac: Option<MacAddress>,
+) -> Result<(Link, Link), CniError> {
+    let name = call.attachment.host_link();
+    let inside = &call.attachment.interface;
+    refuse_taken(site.inside, inside)?;
+    site.journal.will(Step::HostLink { name: name.clone() })?;
+    let peer = Peer { mtu, mac, ..Peer::new(inside, Some(site.pod.as_fd())) };
+    match site.host.create(&NewLink { mtu, ..NewLink::new(&name, Kind::Veth { peer }) }) {
+        Ok(()) => {}
+        Err(NetlinkError::Exists { .. }) => {
+            site.journal.retract()?;
+            return Err(CniError::internal(format!(
+                "link {name} of this very attachment is on the node, or {inside} in the pod; DEL comes before another ADD"
+            )));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    // Nobody speaks IPv6 at this end unless the mode says so.
+    sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+    Ok((made_link(site.host, &name)?, made_link(site.inside, inside)?))
+}
+
+/// A link of this name in the pod is another's.
+pub(super) fn refuse_taken(inside: &Netlink, name: &str) -> Result<(), CniError> {
+    if inside.link(name)?.is_none() {
+        return Ok(());
+    }
+    Err(CniError::internal(format!("CNI_IFNAME {name}: the pod has an interface of this name already")))
+}
+
+/// The link that was just made.
+pub(super) fn made_link(netlink: &Netlink, name: &str) -> Result<Link, CniError> {
+    netlink.link(name)?.ok_or_else(|| CniError::internal(format!("link {name} was removed while it was made")))
+}
+
+/// Gives the interface what IPAM answered, and a VM its tap. The tap, if there is one.
+pub(super) fn finish(
+    call: &Call,
+    site: &mut Site<'_>,
+    link: &Link,
+    addresses: &CniResult,
+) -> Result<Option<Link>, CniError> {
+    if call.settings.tap.wanted {
+        return finish_for_guest(call, site, link, addresses).map(Some);
+    }
+    let name = &link.name;
+    let has_v6 = addresses.ips.iter().any(|ip| ip.address.addr().is_ipv6());
+    in_pod(site.pod, || {
+        // Neighbours hear of a new owner of the address.
+        sysctl_if_there(&format!("net/ipv4/conf/{name}/arp_notify"), "1");
+        if has_v6 {
+            sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0");
+            sysctl_if_there(&format!("net/ipv6/conf/{name}/ndisc_notify"), "1");
+            sysctl_if_there(&format!("net/ipv6/conf/{name}/keep_addr_on_down"), "1");
+        }
+    })?;
+    site.inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
+    for ip in &addresses.ips {
+        site.inside.add_address(link.index, ip.address, AddressOptions { no_dad: true, ..AddressOptions::default() })?;
+    }
+    add_routes(site.inside, link, addresses)?;
+    Ok(None)
+}
+
+/// The routes that IPAM asks for.
+pub(super) fn add_routes(inside: &Netlink, link: &Link, result: &CniResult) -> Result<(), CniError> {
+    routes(result).iter().try_for_each(|route| add_route(inside, link, route))
+}
+
+fn finish_for_guest(
+    call: &Call,
+    site: &mut Site<'_>,
+    link: &Link,
+    addresses: &CniResult,
+) -> Result<Link, CniError> {
+    let name = &link.name;
+    in_pod(site.pod, || {
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1"); // none
+        sysctl_if_there(&format!("net/ipv4/conf/{name}/arp_notify"), "0");
+    })?;
+    let mute = Change { arp: Some(false), ..Change::default() };
+    site.inside.change(link.index, &mute)?;
+    let options = AddressOptions { no_dad: true, no_prefix_route: true, ..AddressOptions::default() };
+    for ip in &addresses.ips {
+        site.inside.add_address(link.index, ip.address, options)?;
+    }
+    let tap = pod_tap::make(call, site, &pod_tap::name_beside(&call.settings.tap, name), Some(link.mtu))?;
+    pod_tap::join(site, link, &tap, true)?;
+    site.inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
+    Ok(tap)
+}
+
+/// Routes as they are set: without a gateway of their own they take the address's.
+fn routes(result: &CniResult) -> Vec<NewRoute> {
+    result
+        .routes
+        .iter()
+        .map(|route| {
+            let of_family = |address: &IpNet| address.addr().is_ipv4() == route.dst.addr().is_ipv4();
+            let from_address = || result.ips.iter().find(|ip| of_family(&ip.address)).and_then(|ip| ip.gateway);
+            NewRoute {
+                gateway: route.gw.or_else(from_address),
+                mtu: route.mtu,
+                advmss: route.advmss,
+                priority: route.priority,
+                table: route.table,
+                scope: route.scope.map(Scope::from_number),
+                ..NewRoute::new(route.dst)
+            }
+        })
+        .collect()
+}
+
+fn add_route(inside: &Netlink, link: &Link, route: &NewRoute) -> Result<(), CniError> {
+    // Two addresses of one family may come with the same route.
+    existing_ok(inside.add_route(&NewRoute { device: Some(link.index), ..route.clone() }))?;
+    Ok(())
+}
+
+/// CHECK of the interface: what it is called, its MAC and MTU, its addresses and routes.
+pub(super) fn check(
+    call: &Call,
+    view: &View<'_>,
+    previous: &CniResult,
+    kind: &str,
+) -> Result<Link, CniError> {
+    let name = &call.attachment.interface;
+    let link = existing(view.inside, name, "in the pod")?;
+    same(&format!("{name}'s kind"), &link.kind.as_deref(), &Some(kind))?;
+    same(&format!("whether {name} is up"), &link.up, &true)?;
+    let in_pod = |interface: &&Interface| interface.sandbox.is_some() && interface.name == *name;
+    let made = previous.interfaces.iter().find(in_pod);
+    let made = made.ok_or_else(|| changed(format!("prevResult does not name {name}")))?;
+    if let Some(mac) = &made.mac {
+        let is = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
+        same(&format!("{name}'s MAC"), &is.to_lowercase(), &mac.to_lowercase())?;
+    }
+    if let Some(mtu) = made.mtu.or(call.settings.mtu) {
+        same(&format!("{name}'s MTU"), &link.mtu, &mtu)?;
+    }
+    let index = previous.interfaces.iter().position(|interface| in_pod(&interface));
+    let addresses = view.inside.addresses(Some(link.index))?;
+    for ip in previous.ips.iter().filter(|ip| ip.interface == index) {
+        if !addresses.iter().any(|address| address.network == ip.address) {
+            return Err(changed(format!("{name} no longer has the address {}", ip.address)));
+        }
+    }
+    if call.settings.tap.wanted {
+        let tap = pod_tap::name_beside(&call.settings.tap, name);
+        let tap = pod_tap::check(call, view, &tap, Some(&link))?;
+        same(&format!("{}'s MTU", tap.name), &tap.mtu, &link.mtu)?;
+        return Ok(link);
+    }
+    let present = view.inside.routes(RouteFilter { device: Some(link.index), ..RouteFilter::default() })?;
+    for route in routes(previous) {
+        let there = |other: &Route| {
+            other.dst == route.dst
+                && route.gateway.is_none_or(|gateway: IpAddr| other.gateway == Some(gateway))
+                && route.table.is_none_or(|table| other.table == table)
+        };
+        if !present.iter().any(there) {
+            return Err(changed(format!("{name} no longer has the route to {}", route.dst)));
+        }
+    }
+    Ok(link)
+}
+
+/// The interface in a result.
+pub(super) fn interface(call: &Call, link: &Link) -> Interface {
+    Interface { sandbox: call.sandbox(), ..on_node(link) }
+}
+
+/// A link of the node in a result.
+pub(super) fn on_node(link: &Link) -> Interface {
+    Interface {
+        name: link.name.clone(),
+        mac: link.mac.map(|mac| mac.to_string()),
+        mtu: Some(link.mtu),
+        ..Interface::default()
+    }
+}
+
+/// Writes what a kernel without IPv6 does not have.
+pub(super) fn sysctl_if_there(path: &str, value: &str) {
+    if let Err(error) = sysctl::write(path, value) {
+        tracing::debug!(%error, "left as it is");
+    }
+}
