@@ -15,4 +15,6 @@ pub mod journal;
 pub mod undo;
 pub mod wiring;
 pub mod verbs;
+pub mod install;
+pub mod termination;
 pub mod person;

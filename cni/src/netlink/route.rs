@@ -164,7 +164,8 @@ impl Netlink {
     /// The link of the main table's default route with the lowest metric, of IPv4 first.
     pub fn default_route_device(&self) -> Result<Option<u32>, NetlinkError> {
         let routes = self.routes(RouteFilter { table: Some(TABLE_MAIN), ..RouteFilter::default() })?;
-        let default = routes.iter().filter(|route| route.dst.prefix_len() == 0 && route.kind == RouteKind::Unicast);
+        let default =
+            routes.iter().filter(|route| route.dst.prefix_len() == 0 && route.kind == RouteKind::Unicast);
         let best = default.min_by_key(|route| (route.dst.addr().is_ipv6(), route.priority));
         Ok(best.and_then(|route| route.device))
     }

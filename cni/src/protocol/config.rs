@@ -124,9 +124,8 @@ impl Config {
     /// # Errors
     /// Code 7 with key and value.
     pub fn dns(&self) -> Result<Dns, CniError> {
-        let strings = |path: &[&str]| -> Result<Vec<String>, CniError> {
-            Ok(self.read_at(path)?.unwrap_or_default())
-        };
+        let strings =
+            |path: &[&str]| -> Result<Vec<String>, CniError> { Ok(self.read_at(path)?.unwrap_or_default()) };
         // The capability has other names (CONVENTIONS.md).
         let given = Dns {
             nameservers: strings(&["runtimeconfig", "dns", "servers"])?,

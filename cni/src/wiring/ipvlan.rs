@@ -21,8 +21,8 @@ use super::{Wiring, pod_tap};
 use crate::ipam;
 use crate::journal::Step;
 use crate::netlink::{
-    AddressOptions, Change, Details, Family, IpvlanMode, Kind, Link, Netlink, NetlinkError, NewLink, NewRoute,
-    RouteFilter, RouteKind, Rule, Scope, TABLE_LOCAL, existing_ok,
+    AddressOptions, Change, Details, Family, IpvlanMode, Kind, Link, Netlink, NetlinkError, NewLink,
+    NewRoute, RouteFilter, RouteKind, Rule, Scope, TABLE_LOCAL, existing_ok,
 };
 use crate::protocol::{CniError, CniResult, Code};
 use crate::tap;
@@ -86,7 +86,9 @@ impl Ipvlan {
         if matches!(made, Err(NetlinkError::Exists { .. })) {
             site.journal.retract()?;
         }
-        made.map_err(|error| CniError::internal(format!("making ipvlan {name} on {}: {error}", parent.name)))?;
+        made.map_err(|error| {
+            CniError::internal(format!("making ipvlan {name} on {}: {error}", parent.name))
+        })?;
         made_link(site.inside, name)
     }
 
@@ -165,7 +167,11 @@ impl Ipvlan {
         let everything = by_link(everything(address.addr()));
         match gateway {
             Some(gateway) if self.mode == IpvlanMode::L2 => {
-                existing_ok(inside.add_route(&NewRoute { gateway: Some(gateway), onlink: true, ..everything }))?;
+                existing_ok(inside.add_route(&NewRoute {
+                    gateway: Some(gateway),
+                    onlink: true,
+                    ..everything
+                }))?;
             }
             None if self.mode == IpvlanMode::L2 => {}
             _ => {
@@ -274,5 +280,7 @@ fn rule(tap: &Link, table: u32, family: Family) -> Rule {
 
 fn families(result: &CniResult) -> impl Iterator<Item = Family> {
     let has = |v4: bool| result.ips.iter().any(move |ip| ip.address.addr().is_ipv4() == v4);
-    [(Family::V4, has(true)), (Family::V6, has(false))].into_iter().filter_map(|(family, has)| has.then_some(family))
+    [(Family::V4, has(true)), (Family::V6, has(false))]
+        .into_iter()
+        .filter_map(|(family, has)| has.then_some(family))
 }

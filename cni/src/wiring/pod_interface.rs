@@ -16,8 +16,8 @@ use super::pod_tap;
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
 use crate::journal::Step;
 use crate::netlink::{
-    AddressOptions, Change, Kind, Link, Netlink, NetlinkError, NewLink, NewRoute, Peer, Route, RouteFilter, Scope,
-    existing_ok,
+    AddressOptions, Change, Kind, Link, Netlink, NetlinkError, NewLink, NewRoute, Peer, Route, RouteFilter,
+    Scope, existing_ok,
 };
 use crate::protocol::{CniError, CniResult, Interface, MacAddress};
 use crate::sysctl;
@@ -59,7 +59,9 @@ pub(super) fn refuse_taken(inside: &Netlink, name: &str) -> Result<(), CniError>
 
 /// The link that was just made.
 pub(super) fn made_link(netlink: &Netlink, name: &str) -> Result<Link, CniError> {
-    netlink.link(name)?.ok_or_else(|| CniError::internal(format!("link {name} was removed while it was made")))
+    netlink
+        .link(name)?
+        .ok_or_else(|| CniError::internal(format!("link {name} was removed while it was made")))
 }
 
 /// Gives the interface what IPAM answered, and a VM its tap. The tap, if there is one.
@@ -85,7 +87,11 @@ pub(super) fn finish(
     })?;
     site.inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
     for ip in &addresses.ips {
-        site.inside.add_address(link.index, ip.address, AddressOptions { no_dad: true, ..AddressOptions::default() })?;
+        site.inside.add_address(
+            link.index,
+            ip.address,
+            AddressOptions { no_dad: true, ..AddressOptions::default() },
+        )?;
     }
     add_routes(site.inside, link, addresses)?;
     Ok(None)
@@ -127,7 +133,8 @@ fn routes(result: &CniResult) -> Vec<NewRoute> {
         .iter()
         .map(|route| {
             let of_family = |address: &IpNet| address.addr().is_ipv4() == route.dst.addr().is_ipv4();
-            let from_address = || result.ips.iter().find(|ip| of_family(&ip.address)).and_then(|ip| ip.gateway);
+            let from_address =
+                || result.ips.iter().find(|ip| of_family(&ip.address)).and_then(|ip| ip.gateway);
             NewRoute {
                 gateway: route.gw.or_else(from_address),
                 mtu: route.mtu,

@@ -127,7 +127,8 @@ fn targets(call: &Call, result: &CniResult) -> Result<Vec<(IpNet, Vec<nft::PortM
 }
 
 fn refused(error: &nft::NftError) -> CniError {
-    let code = if matches!(error, nft::NftError::Unavailable { .. }) { Code::NotAvailable } else { Code::Internal };
+    let code =
+        if matches!(error, nft::NftError::Unavailable { .. }) { Code::NotAvailable } else { Code::Internal };
     let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     CniError::new(code, format!("{error}{source}"))
 }
