@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use crate::attachment::Attachment;
-use crate::journal::{Entry, Step, Store};
+use crate::journal::{Entry, SHARED_LINKS, Step, Store};
 use crate::namespace::Namespace;
 use crate::netlink::{Change, Link, Netlink};
 use crate::nft::Nft;
@@ -14,7 +14,7 @@ use crate::protocol::{CniError, Config, Environment, MacAddress};
 #[derive(Debug)]
 pub struct Undo<'a> {
     pub attachment: &'a Attachment,
-    pub host: &'a mut Netlink,
+    pub host: &'a Netlink,
     /// The namespace that the steps were taken in; `None` once it is gone, and all its links with it.
     pub pod: Option<&'a Namespace>,
     pub store: &'a Store,
@@ -43,14 +43,22 @@ impl Undo<'_> {
             Step::HostLink { name } => Ok(self.host.delete(name).map(drop)?),
             Step::PodLink { name } => self.pod_link(name),
             Step::MovedLink { name } => self.inside(name, |inside, _| Ok(inside.delete(name).map(drop)?)),
-            Step::PodRedirect { name } => self.inside(name, |inside, link| {
-                Ok(inside.delete_redirect(link.index)?)
+            Step::PodRedirect { name, tap, ingress } => self.inside(name, |inside, link| {
+                for to in inside.redirects(link.index)? {
+                    // Ours also if the tap was removed before.
+                    if inside.link_at(to)?.is_none_or(|to| to.name == *tap) {
+                        inside.delete_redirect(link.index, to)?;
+                    }
+                }
+                Ok(if *ingress { inside.delete_ingress(link.index).map(drop) } else { Ok(()) }?)
             }),
-            Step::PodShaper { name } => self.inside(name, |inside, link| Ok(inside.delete_root(link.index).map(drop)?)),
+            Step::PodShaper { name } => {
+                self.inside(name, |inside, link| Ok(inside.delete_root(link.index).map(drop)?))
+            }
             Step::Port { name, in_pod } => self.port(name, *in_pod),
             Step::SharedLink { name } => self.shared(name),
             Step::Rules => Nft::open()
-                .and_then(|mut nft| nft.remove(&self.attachment.id()))
+                .and_then(|mut nft| nft.remove(&self.attachment.id()).map(drop))
                 .map_err(|error| CniError::internal(format!("removing rules: {error}"))),
             Step::DeviceNode { path } => match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -79,7 +87,7 @@ impl Undo<'_> {
     }
 
     fn port(&mut self, name: &str, in_pod: bool) -> Result<(), CniError> {
-        let release = |netlink: &mut Netlink, link: Link| {
+        let release = |netlink: &Netlink, link: Link| -> Result<(), CniError> {
             Ok(netlink.change(link.index, &Change { master: Some(None), ..Change::default() })?)
         };
         if in_pod {
@@ -90,29 +98,33 @@ impl Undo<'_> {
 
     /// The last that goes takes it along.
     fn shared(&mut self, name: &str) -> Result<(), CniError> {
-        let _alone = self.store.lock_shared(name)?;
+        let _alone = self.store.lock_shared(SHARED_LINKS)?;
         let ours = self.attachment;
         let others = self.store.entries()?;
-        if others.iter().any(|entry| entry.header.as_ref().is_some_and(|header| header.attachment != *ours) && entry.shares(name)) {
+        if others.iter().any(|entry| {
+            entry.header.as_ref().is_some_and(|header| header.attachment != *ours) && entry.shares(name)
+        }) {
             return Ok(());
         }
         Ok(self.host.delete(name).map(drop)?)
     }
 
     fn neighbour(&mut self, link: &str, address: std::net::IpAddr, _mac: MacAddress) -> Result<(), CniError> {
-        self.host.link(link)?.map_or(Ok(()), |link| Ok(self.host.delete_neighbour(link.index, address).map(drop)?))
+        self.host
+            .link(link)?
+            .map_or(Ok(()), |link| Ok(self.host.delete_neighbour(link.index, address).map(drop)?))
     }
 
     /// Works on a link of the pod, if both are there.
     fn inside(
         &self,
         name: &str,
-        work: impl FnOnce(&mut Netlink, Link) -> Result<(), CniError>,
+        work: impl FnOnce(&Netlink, Link) -> Result<(), CniError>,
     ) -> Result<(), CniError> {
         let Some(pod) = self.pod else { return Ok(()) };
-        let mut inside = Netlink::within(pod)?;
+        let inside = Netlink::within(pod)?;
         let Some(link) = inside.link(name)? else { return Ok(()) };
-        work(&mut inside, link)
+        work(&inside, link)
     }
 }
 

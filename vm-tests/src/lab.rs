@@ -10,6 +10,7 @@ mod privilege;
 mod namespace;
 mod variant;
 mod pod;
+mod bare;
 mod child;
 mod memory;
 mod sweep;
@@ -21,10 +22,10 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
 
+pub use bare::Bare;
 pub use child::Child;
 pub use memory::MemoryGroup;
 pub use namespace::Namespace;
@@ -50,11 +51,8 @@ impl Lab {
     ///
     /// Without root the whole process starts again inside a user namespace of its own.
     pub fn new(variant: Variant) -> anyhow::Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-
         privilege::ensure()?;
-        let prefix =
-            format!("{}{}-{}", sweep::PREFIX, std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let prefix = bare::prefix();
         let directory = std::env::temp_dir().join(&prefix);
         let lock = sweep::Lock::take()?;
         sweep::stale_labs();
@@ -158,11 +156,16 @@ impl Drop for Lab {
         for namespace in [&self.guest, &self.pod, &self.world] {
             namespace.remove();
         }
-        if std::thread::panicking() {
-            eprintln!("logs of the failed test are in {}", self.directory.display());
-        } else {
-            let _ = std::fs::remove_dir_all(&self.directory);
-        }
+        leave(&self.directory);
+    }
+}
+
+/// Removes a lab's directory, unless a test has just failed in it.
+fn leave(directory: &Path) {
+    if std::thread::panicking() {
+        eprintln!("logs of the failed test are in {}", directory.display());
+    } else {
+        let _ = std::fs::remove_dir_all(directory);
     }
 }
 

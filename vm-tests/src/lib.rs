@@ -2,11 +2,13 @@
 //! import only KubeVirt's API.
 
 pub mod lab;
+pub mod cni;
 pub mod translator;
 pub mod services;
 pub mod hoard;
 pub mod vm;
 pub mod vhost;
+pub mod tap_guest;
 pub mod container;
 pub mod libvirt;
 pub mod launcher;

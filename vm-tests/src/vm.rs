@@ -5,21 +5,26 @@
 
 mod cpio;
 mod modules;
+mod additions;
 mod image;
 pub(crate) mod agent;
 mod qmp;
 mod machine;
+mod privilege;
 mod hardware;
 mod migration;
+mod node;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+pub use additions::{Additions, Program};
 pub use agent::Output;
 pub use image::Image;
 pub(crate) use machine::KERNEL_ARGUMENTS;
+pub use node::{Answer, Call, NodeVm, PLUGINS, reference_plugin};
 
 use crate::lab::{Child, Namespace, wait_for};
 use crate::translator::Cable;
@@ -28,6 +33,8 @@ use qmp::Qmp;
 
 /// Emulated boots take 3 s on an idle machine; a loaded one is several times slower.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
+
+const QEMU: &str = "qemu-system-x86_64";
 
 /// QEMU creates its sockets before it does anything else.
 const SOCKETS_LIMIT: Duration = Duration::from_secs(20);
@@ -47,6 +54,8 @@ pub struct Options {
     pub first_touch: FirstTouch,
     /// A memory balloon that tells QEMU of pages that the guest does not use; QEMU gives them back.
     pub free_page_reporting: bool,
+    /// The user and group QEMU runs as, without capabilities, as in a launcher's container. `None`: as who starts it.
+    pub user: Option<u32>,
     /// More words for the guest's kernel.
     pub kernel_arguments: &'static str,
 }
@@ -67,6 +76,10 @@ pub enum Netdev {
     Stream(PathBuf),
     /// The guest's memory, shared with the translator that listens on a unix socket.
     VhostUser { socket: PathBuf, pairs: u16 },
+    /// A tap that exists in the namespace QEMU starts in, and as many of its queues in each direction.
+    Tap { name: String, queues: u16 },
+    /// No NIC.
+    None,
 }
 
 impl Netdev {
@@ -92,6 +105,7 @@ impl Options {
             netdev,
             first_touch: FirstTouch::Whoever,
             free_page_reporting: false,
+            user: None,
             kernel_arguments: "",
         }
     }
@@ -135,8 +149,12 @@ impl Vm {
         for socket in [&agent, &monitor] {
             let _ = std::fs::remove_file(socket); // of a QEMU that was killed, or not there
         }
-        let mut command = namespace.command("qemu-system-x86_64");
-        machine::machine(&mut command, image, options);
+        let (mut command, image) = match options.user {
+            None => (namespace.command(QEMU), image.clone()),
+            // What this machine's user may read, another may not.
+            Some(user) => (privilege::command(namespace, user, QEMU)?, image.copy_to(directory)?),
+        };
+        machine::machine(&mut command, &image, options);
         machine::devices(&mut command, options, &console, &agent, &monitor);
         if let Some(socket) = incoming {
             command.args(["-incoming", &migration::address(socket)]);

@@ -5,6 +5,7 @@
 
 mod backports;
 mod guest;
+mod services;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,11 +13,14 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::process::Runner;
+use services::Stopped;
 
 /// What a command is about to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     Labs,
+    /// Runtimes that call a CNI plugin, and the plugins ours is compared with.
+    Cni,
     Vms,
     Bench,
     Fuzz,
@@ -29,6 +33,7 @@ struct Package {
     /// What is installed with it, from where it comes: what it is of no use without, and, of backports, what it names
     /// an exact version of, which apt would look for in the release.
     also: &'static [&'static str],
+    /// Its name, or its path where it is not among the programs a person calls.
     program: &'static str,
     why: &'static str,
     need: Need,
@@ -52,7 +57,7 @@ enum Extent {
     Least,
 }
 
-const PACKAGES: [Package; 10] = [
+const PACKAGES: [Package; 14] = [
     Package {
         name: "iproute2",
         program: "ip",
@@ -132,6 +137,38 @@ const PACKAGES: [Package; 10] = [
         version: None,
     },
     Package {
+        name: "containernetworking-plugins",
+        program: "/usr/lib/cni/bridge",
+        why: "are the CNI plugins that ours is compared and chained with",
+        need: Need::Cni,
+        also: &[],
+        version: None,
+    },
+    Package {
+        name: "iptables",
+        program: "iptables",
+        why: "is how those plugins translate addresses",
+        need: Need::Cni,
+        also: &[],
+        version: None,
+    },
+    Package {
+        name: "containerd",
+        program: "containerd",
+        why: "calls a CNI plugin as a node's container runtime does",
+        need: Need::Cni,
+        also: &[],
+        version: None,
+    },
+    Package {
+        name: "runc",
+        program: "runc",
+        why: "starts containerd's containers",
+        need: Need::Cni,
+        also: &[],
+        version: None,
+    },
+    Package {
         name: "g++",
         program: "c++",
         why: "compiles libFuzzer, which is C++",
@@ -166,6 +203,7 @@ pub(crate) fn run(runner: &Runner, needs: &[Need]) -> Result<()> {
         let mut arguments = vec!["install", "-y", "--no-install-recommends"];
         let packages = package.arguments(release.as_ref());
         arguments.extend(packages.iter().map(String::as_str));
+        let _stopped = Stopped::during_install()?;
         apt(runner, &arguments)?;
     }
     if guest {
@@ -226,10 +264,12 @@ fn may_install() -> bool {
     rustix::process::geteuid().is_root() && find("apt-get").is_some()
 }
 
+/// The program of this name, or at this path.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     // Services' and containers' PATH often lacks the administrator's folders, where `ip` and `nft` are.
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    // A path takes the place of the folder it is joined to.
     folders.map(|folder| folder.join(program)).find(|candidate| Path::new(candidate).is_file())
 }
 
@@ -264,6 +304,13 @@ mod tests {
         assert_eq!(line(suite(Extent::Whole)), "-t b-backports one other");
         assert_eq!(line(suite(Extent::Least)), "one/b-backports other/b-backports");
         assert_eq!(line(None), "one other");
+    }
+
+    #[test]
+    fn a_program_is_found_by_name_and_by_path() {
+        assert!(find("sh").is_some());
+        assert_eq!(find("/bin/sh"), Some(PathBuf::from("/bin/sh")));
+        assert_eq!(find("/bin/no-such-program"), None);
     }
 
     #[test]

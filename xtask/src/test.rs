@@ -11,7 +11,7 @@ use crate::install::{self, Need};
 use crate::process::Runner;
 
 pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
-    install::run(runner, &[Need::Labs, Need::Vms, Need::Fuzz])?;
+    install::run(runner, &[Need::Labs, Need::Cni, Need::Vms, Need::Fuzz])?;
     // The black-box tests run programs they do not depend on, so cargo would not build those for them.
     eprintln!("xtask: building the programs under test");
     runner.run(Command::new("cargo").args(["build", "--workspace", "--bins"]))?;

@@ -28,6 +28,9 @@ pub use step::Step;
 /// Where attachments are written down unless the configuration's `stateDir` says otherwise.
 pub const STATE_DIRECTORY: &str = "/run/sluice/cni";
 
+/// Who makes or removes links that several attachments share holds this lock.
+pub const SHARED_LINKS: &str = "shared-links";
+
 /// Far longer than any journal; a file that has grown past it is none of ours.
 const LONGEST_BYTES: u64 = 1 << 20;
 
@@ -61,7 +64,10 @@ enum Line {
     /// The last step was not taken, for a reason that is not ours to undo.
     Retracted,
     /// The guest's MAC address and the bridge that it is known on, for those who come to the same one.
-    Mac { mac: MacAddress, bridge: String },
+    Mac {
+        mac: MacAddress,
+        bridge: String,
+    },
     Done,
 }
 
@@ -224,7 +230,9 @@ impl Journal {
 impl Entry {
     /// Whether the steps were taken for this namespace, not for another of the same path.
     pub fn made_in(&self, pod: &Namespace) -> bool {
-        self.header.as_ref().is_some_and(|header| header.netns_identity == pod.identity())
+        self.header
+            .as_ref()
+            .is_some_and(|header| pod.identity().is_ok_and(|identity| header.netns_identity == identity))
     }
 
     /// Reads up to the first line that is not whole.

@@ -18,7 +18,12 @@ pub enum Step {
     /// A link of ours in the pod.
     PodLink { name: String },
     /// All frames of this link of the pod, which is not ours, are taken to a tap.
-    PodRedirect { name: String },
+    PodRedirect {
+        name: String,
+        tap: String,
+        /// The queueing discipline that filters hang on was made for them.
+        ingress: bool,
+    },
     /// A queueing discipline at the root of a link of the pod that is not ours.
     PodShaper { name: String },
     /// A link that others made was made a port of a bridge. On the node, or in the pod.

@@ -92,3 +92,75 @@ fn boolean(value: &str) -> Option<bool> {
 fn refused(why: String) -> CniError {
     CniError::new(Code::InvalidEnvironment, format!("CNI_ARGS: {why}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> String {
+        let error = Arguments::parse(text).unwrap_err();
+        assert_eq!(error.code, 4, "{text}");
+        error.to_string()
+    }
+
+    #[test]
+    fn refused_arguments_are_named() {
+        for (text, expected) in [
+            ("FOO", r#"CNI_ARGS: invalid pair "FOO""#),
+            ("MAC=02:00:00:00:00:01;", r#"CNI_ARGS: invalid pair """#),
+            ("MAC=a=b", r#"CNI_ARGS: invalid pair "MAC=a=b""#),
+            ("FOO=1;BAR=2", r#"CNI_ARGS: unknown args ["FOO=1" "BAR=2"]"#),
+            ("FOO=1;IgnoreUnknown=0", r#"CNI_ARGS: unknown args ["FOO=1"]"#),
+            // Go finds a field by its name, and those differ in case.
+            ("mac=02:00:00:00:00:01", r#"CNI_ARGS: unknown args ["mac=02:00:00:00:00:01"]"#),
+            (
+                "IgnoreUnknown=yes",
+                r#"CNI_ARGS: error parsing value of pair "IgnoreUnknown=yes": not a boolean"#,
+            ),
+        ] {
+            assert_eq!(message(text), expected);
+        }
+    }
+
+    #[test]
+    fn unknown_keys_pass_where_that_is_asked_for() {
+        for flag in ["1", "true", "TRUE"] {
+            let arguments = Arguments::parse(&format!("FOO=1;IgnoreUnknown={flag};MAC=x")).unwrap();
+            assert_eq!(arguments.mac.as_deref(), Some("x"));
+        }
+    }
+
+    #[test]
+    fn arguments_of_multus_are_read() {
+        let text = "IgnoreUnknown=true;K8S_POD_NAMESPACE=vms;K8S_POD_NAME=virt-launcher-a;\
+                    K8S_POD_INFRA_CONTAINER_ID=c1;K8S_POD_UID=u1;MAC=02:00:00:00:00:01;IP=10.0.0.2/24,fd00::2/64;\
+                    GATEWAY=10.0.0.1";
+        let expected = Arguments {
+            mac: Some("02:00:00:00:00:01".to_owned()),
+            ips: vec!["10.0.0.2/24".to_owned(), "fd00::2/64".to_owned()],
+            gateways: vec!["10.0.0.1".to_owned()],
+            pod_namespace: Some("vms".to_owned()),
+            pod_name: Some("virt-launcher-a".to_owned()),
+        };
+        assert_eq!(Arguments::parse(text), Ok(expected));
+    }
+
+    #[test]
+    fn keys_of_kubernetes_are_known_without_being_ignored() {
+        assert_eq!(Arguments::parse("K8S_POD_INFRA_CONTAINER_ID=c1"), Ok(Arguments::default()));
+    }
+
+    #[test]
+    fn last_of_equal_keys_is_taken_and_empty_is_absent() {
+        assert_eq!(Arguments::parse("MAC=a;MAC=b").unwrap().mac.as_deref(), Some("b"));
+        assert_eq!(Arguments::parse("MAC=a;MAC=").unwrap().mac, None);
+        assert_eq!(Arguments::parse("IP=,").unwrap().ips, Vec::<String>::new());
+        assert_eq!(Arguments::parse(""), Ok(Arguments::default()));
+    }
+
+    #[test]
+    fn removal_reads_what_it_can() {
+        let arguments = Arguments::parse_leniently("FOO;=;BAR=1;MAC=a=b;IgnoreUnknown=?;IP=10.0.0.2;");
+        assert_eq!(arguments, Arguments { ips: vec!["10.0.0.2".to_owned()], ..Arguments::default() });
+    }
+}

@@ -99,3 +99,79 @@ fn check(rate_key: &str, rate: u64, burst_key: &str, burst: u64) -> Result<(), C
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(keys: &str) -> Result<Option<Bandwidth>, CniError> {
+        Config::parse(format!(r#"{{"name":"n"{keys}}}"#).as_bytes()).unwrap().bandwidth()
+    }
+
+    const INLINE: &str = r#","ingressRate":8000,"ingressBurst":80000"#;
+    const OBJECT: &str = r#","bandwidth":{"egressRate":9000,"egressBurst":90000}"#;
+    const RUNTIME: &str = r#","runtimeConfig":{"bandWidth":{"ingressRate":7000,"ingressBurst":70000,"egressRate":7001,"egressBurst":70001}}"#;
+
+    #[test]
+    fn inline_limits_replace_the_runtimes() {
+        let inline = Bandwidth { ingress_rate: 8000, ingress_burst: 80_000, ..Bandwidth::default() };
+        let object = Bandwidth { egress_rate: 9000, egress_burst: 90_000, ..Bandwidth::default() };
+        let runtime =
+            Bandwidth { ingress_rate: 7000, ingress_burst: 70_000, egress_rate: 7001, egress_burst: 70_001 };
+        for (keys, expected) in [
+            ([INLINE, OBJECT, RUNTIME].concat(), Some(inline)),
+            ([OBJECT, RUNTIME].concat(), Some(object)),
+            (RUNTIME.to_owned(), Some(runtime)),
+            (String::new(), None),
+            (r#","ingressRate":0,"ingressBurst":0,"shapedSubnets":[]"#.to_owned(), None),
+            // Said, so the runtime's count no more.
+            ([r#","ingressRate":0"#, RUNTIME].concat(), None),
+        ] {
+            assert_eq!(read(&keys), Ok(expected), "{keys}");
+        }
+    }
+
+    #[test]
+    fn impossible_limits_are_refused() {
+        let burst = u64::from(u32::MAX) * 8;
+        for (keys, code, text) in [
+            (r#","ingressRate":8"#, 7, "ingressBurst 0: if rate is set, burst must also be set"),
+            (r#","egressBurst":8"#, 7, "egressRate 0: if burst is set, rate must also be set"),
+            (r#","egressRate":7,"egressBurst":8"#, 7, "egressRate 7: less than a byte each second"),
+            (r#","egressRate":8,"egressBurst":7"#, 7, "egressBurst 7: less than a byte"),
+            (
+                &format!(r#","ingressRate":8,"ingressBurst":{burst}"#),
+                7,
+                &format!("ingressBurst {burst}: burst cannot be more than 4GB"),
+            ),
+            (r#","ingressRate":"8M""#, 7, r#"ingressRate "8M": expected a whole number from 0 on"#),
+            (r#","ingressRate":-1"#, 7, "ingressRate -1: expected a whole number from 0 on"),
+            (
+                r#","runtimeConfig":{"bandwidth":{"egressRate":8}}"#,
+                7,
+                "runtimeConfig.bandwidth.egressBurst 0: if rate is set, burst must also be set",
+            ),
+            (r#","runtimeConfig":{"bandwidth":5}"#, 7, "runtimeConfig.bandwidth 5: expected an object"),
+            (
+                r#","bandwidth":{"egressRate":8,"egressBurst":8,"unshapedSubnets":["10.0.0.0/8"]}"#,
+                2,
+                r#"bandwidth.unshapedSubnets ["10.0.0.0/8"]: all traffic is shaped alike"#,
+            ),
+            (
+                r#","egressRate":8,"egressBurst":8,"shapedSubnets":["10.0.0.0/8"]"#,
+                2,
+                r#"shapedSubnets ["10.0.0.0/8"]: all traffic is shaped alike"#,
+            ),
+        ] {
+            let error = read(keys).unwrap_err();
+            let kind = if code == 2 { "unsupported field" } else { "invalid network configuration" };
+            assert_eq!((error.code, error.to_string()), (code, format!("{kind}: {text}")), "{keys}");
+        }
+    }
+
+    #[test]
+    fn largest_burst_passes() {
+        let keys = format!(r#","ingressRate":8,"ingressBurst":{}"#, BURST_LIMIT - 1);
+        assert_eq!(read(&keys).unwrap().unwrap().ingress_burst, BURST_LIMIT - 1);
+    }
+}

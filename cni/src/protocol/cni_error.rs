@@ -97,3 +97,49 @@ impl CniError {
         object
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_the_specifications() {
+        for (code, number) in [
+            (Code::IncompatibleVersion, 1),
+            (Code::UnsupportedField, 2),
+            (Code::UnknownContainer, 3),
+            (Code::InvalidEnvironment, 4),
+            (Code::Io, 5),
+            (Code::Decoding, 6),
+            (Code::InvalidConfig, 7),
+            (Code::InvalidNetns, 8),
+            (Code::TryAgainLater, 11),
+            (Code::NotAvailable, 50),
+            (Code::LimitedConnectivity, 51),
+            (Code::Internal, 999),
+        ] {
+            assert_eq!(code.number(), number);
+        }
+    }
+
+    #[test]
+    fn kinds_of_errors_have_their_code_and_name_what_was_wrong() {
+        for (error, code, text) in [
+            (CniError::config("vlan", 5000, "why"), 7, "invalid network configuration: vlan 5000: why"),
+            (CniError::unsupported("mode", "host", "why"), 2, "unsupported field: mode host: why"),
+            (CniError::internal("what"), 999, "what"),
+            (CniError::io("/run/x", "why"), 5, "/run/x: why"),
+            (CniError::new(Code::NotAvailable, "msg").with_details("details"), 50, "msg: details"),
+        ] {
+            assert_eq!((error.code, error.to_string().as_str()), (code, text));
+        }
+    }
+
+    #[test]
+    fn details_are_printed_if_there_are_any() {
+        let error = CniError::internal("what");
+        assert_eq!(error.to_json("1.0.0"), json!({"cniVersion": "1.0.0", "code": 999, "msg": "what"}));
+        let printed = error.with_details("more").to_json("1.0.0");
+        assert_eq!(printed, json!({"cniVersion": "1.0.0", "code": 999, "msg": "what", "details": "more"}));
+    }
+}

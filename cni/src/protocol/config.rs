@@ -1,10 +1,8 @@
 //! The network configuration on stdin: what every verb checks first, and how a mode reads its own keys. It must never know
 //! a mode's key.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::cni_error::{CniError, Code};
@@ -41,8 +39,7 @@ impl Config {
     /// is none. Code 1: the version is not spoken here, or has no such verb.
     pub fn parse_for(stdin: &[u8], command: Command) -> Result<Self, CniError> {
         let undecodable = |what: &str, why: String| CniError::new(Code::Decoding, format!("{what}: {why}"));
-        let refused =
-            |what: &str, why: Refused| undecodable(what, format!("{} {}: {}", why.key, why.value, why.why));
+        let refused = |what: &str, why: Refused| undecodable(what, why.to_string());
 
         let keys = Folded::parse(stdin).map_err(|error| undecodable(UNMARSHAL, error.to_string()))?;
         let name: String = keys.read(&["name"]).map_err(|why| refused(UNMARSHAL, why))?.unwrap_or_default();
@@ -62,11 +59,7 @@ impl Config {
     /// # Errors
     /// Code 7, with the key as it was written and the value.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, CniError> {
-        match self.read_at(&[])? {
-            Some(read) => Ok(read),
-            // Only a path can lead to nothing, and this is the empty one.
-            None => Err(CniError::internal("the configuration is absent")),
-        }
+        self.keys.read_all().map_err(Refused::in_config)
     }
 
     /// What is at a path of keys in lower case; `None` if that is absent.
@@ -111,9 +104,7 @@ impl Config {
                 return Ok(found.into_iter().map(|found| (found.container, found.interface)).collect());
             }
         }
-        let present: BTreeMap<String, IgnoredAny> =
-            serde_json::from_slice(&self.raw).map_err(|error| CniError::internal(error.to_string()))?;
-        if present.keys().any(|key| ATTACHMENTS.iter().any(|known| key.eq_ignore_ascii_case(known))) {
+        if ATTACHMENTS.iter().any(|key| self.keys.was_null(key)) {
             return Ok(Vec::new());
         }
         Err(CniError::new(
@@ -133,7 +124,8 @@ impl Config {
     /// # Errors
     /// Code 7 with key and value.
     pub fn dns(&self) -> Result<Dns, CniError> {
-        let strings = |path: &[&str]| Ok(self.read_at::<Vec<String>>(path)?.unwrap_or_default());
+        let strings =
+            |path: &[&str]| -> Result<Vec<String>, CniError> { Ok(self.read_at(path)?.unwrap_or_default()) };
         // The capability has other names (CONVENTIONS.md).
         let given = Dns {
             nameservers: strings(&["runtimeconfig", "dns", "servers"])?,
@@ -205,4 +197,286 @@ fn check_version(text: &str, command: Command) -> Result<Version, CniError> {
 fn numbers(text: &str) -> Option<[u32; 3]> {
     let parts: Result<Vec<u32>, _> = text.split('.').map(str::parse).collect();
     parts.ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: &str) -> Config {
+        Config::parse(json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn wrong_configurations_are_told_in_gos_words() {
+        use Command::{Add, Check, Del, Gc, Status};
+        let all = r#"["0.1.0" "0.2.0" "0.3.0" "0.3.1" "0.4.0" "1.0.0" "1.1.0"]"#;
+        let rows: [(&str, Command, u32, &str); 26] = [
+            ("", Add, 6, "error unmarshall network config: EOF while parsing a value at line 1 column 0"),
+            ("{", Add, 6, "error unmarshall network config: EOF while parsing an object at line 1 column 1"),
+            ("[]", Add, 6, "error unmarshall network config: []: expected an object"),
+            (r#"{"name":5}"#, Add, 6, "error unmarshall network config: name 5: expected a string"),
+            ("null", Add, 7, "missing network name"),
+            ("{}", Add, 7, "missing network name"),
+            (r#"{"name":""}"#, Del, 7, "missing network name"),
+            (r#"{"name":null,"cniVersion":5}"#, Add, 7, "missing network name"),
+            (r#"{"name":"-a b"}"#, Add, 7, "invalid characters found in network name: -a b"),
+            (
+                r#"{"name":"a/b","cniVersion":"9.9.9"}"#,
+                Add,
+                7,
+                "invalid characters found in network name: a/b",
+            ),
+            (
+                r#"{"name":"n","cniVersion":5}"#,
+                Add,
+                6,
+                "decoding version from network config: cniVersion 5: expected a string",
+            ),
+            (
+                r#"{"name":"n","cniVersion":"9.9.9"}"#,
+                Add,
+                1,
+                r#"incompatible CNI versions: config is "9.9.9""#,
+            ),
+            (r#"{"name":"n","cniVersion":"1.0"}"#, Del, 1, r#"incompatible CNI versions: config is "1.0""#),
+            (
+                r#"{"name":"n","cniVersion":"0.5.0"}"#,
+                Check,
+                1,
+                r#"incompatible CNI versions: config is "0.5.0""#,
+            ),
+            (r#"{"name":"n","cniVersion":"abc"}"#, Check, 1, r#"incompatible CNI versions: config is "abc""#),
+            (
+                r#"{"name":"n","cniVersion":"0.3.1"}"#,
+                Check,
+                1,
+                r#"config version does not allow CHECK: config is "0.3.1""#,
+            ),
+            (
+                r#"{"name":"n","cniVersion":"0.3.9"}"#,
+                Check,
+                1,
+                r#"config version does not allow CHECK: config is "0.3.9""#,
+            ),
+            (r#"{"name":"n"}"#, Check, 1, r#"config version does not allow CHECK: config is """#),
+            (
+                r#"{"name":"n","cniVersion":"1.1.1"}"#,
+                Check,
+                1,
+                r#"plugin version does not allow CHECK: config is "1.1.1""#,
+            ),
+            (
+                r#"{"name":"n","cniVersion":"1.0.0"}"#,
+                Gc,
+                1,
+                r#"config version does not allow GC: config is "1.0.0""#,
+            ),
+            (
+                r#"{"name":"n","cniVersion":"2.0.0"}"#,
+                Gc,
+                1,
+                r#"plugin version does not allow GC: config is "2.0.0""#,
+            ),
+            (
+                r#"{"name":"n","cniVersion":"0.4.0"}"#,
+                Status,
+                1,
+                r#"config version does not allow STATUS: config is "0.4.0""#,
+            ),
+            (
+                r#"{"name":"n","cniVersion":"2.0.0"}"#,
+                Status,
+                1,
+                r#"plugin version does not allow STATUS: config is "2.0.0""#,
+            ),
+            (
+                r#"{"name":"n","ipam":"host-local"}"#,
+                Add,
+                7,
+                r#"invalid network configuration: ipam "host-local": expected an object"#,
+            ),
+            (
+                r#"{"name":"n","IPAM":{"Type":5}}"#,
+                Add,
+                7,
+                "invalid network configuration: IPAM.Type 5: expected a string",
+            ),
+            ("\u{feff}{}", Add, 6, "error unmarshall network config: expected value at line 1 column 1"),
+        ];
+        for (stdin, command, code, text) in rows {
+            let error = Config::parse_for(stdin.as_bytes(), command).unwrap_err();
+            let told = error.to_string().replace(&format!(", plugin supports {all}"), "");
+            assert_eq!((error.code, told.as_str()), (code, text), "{stdin}");
+        }
+    }
+
+    #[test]
+    fn every_version_is_spoken_and_none_means_the_oldest() {
+        for version in Version::ALL {
+            let json = format!(r#"{{"name":"n","cniVersion":"{version}"}}"#);
+            assert_eq!(config(&json).version, version);
+        }
+        assert_eq!(config(r#"{"name":"n"}"#).version, Version::V0_1_0);
+        assert_eq!(config(r#"{"name":"n","cniVersion":""}"#).version, Version::V0_1_0);
+    }
+
+    #[test]
+    fn verbs_are_allowed_from_their_version_on() {
+        for (command, since) in [
+            (Command::Add, Version::V0_1_0),
+            (Command::Del, Version::V0_1_0),
+            (Command::Check, Version::V0_4_0),
+            (Command::Gc, Version::V1_1_0),
+            (Command::Status, Version::V1_1_0),
+        ] {
+            for version in Version::ALL {
+                let json = format!(r#"{{"name":"n","cniVersion":"{version}"}}"#);
+                let allowed = Config::parse_for(json.as_bytes(), command).is_ok();
+                assert_eq!(allowed, version >= since, "{command:?} at {version}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_of_a_mode_are_read_in_any_case() {
+        #[derive(Debug, Default, PartialEq, Deserialize)]
+        #[serde(default)]
+        struct Mode {
+            #[serde(rename = "isgateway")]
+            is_gateway: bool,
+            mtu: Option<u32>,
+        }
+
+        let read = |keys: &str| config(&format!(r#"{{"name":"n",{keys}}}"#)).read::<Mode>();
+        assert_eq!(read(r#""ISGATEWAY":true,"mtu":1400"#), Ok(Mode { is_gateway: true, mtu: Some(1400) }));
+        assert_eq!(read(r#""isGateway":null,"mtu":null,"unknown":{"a":1}"#), Ok(Mode::default()));
+        let error = read(r#""isGateway":"yes""#).unwrap_err();
+        assert_eq!(error.code, 7);
+        assert_eq!(
+            error.to_string(),
+            r#"invalid network configuration: isGateway "yes": expected a boolean"#
+        );
+        let error = read(r#""Mtu":-1"#).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "invalid network configuration: Mtu -1: expected a whole number from 0 to 4294967295"
+        );
+    }
+
+    #[test]
+    fn bytes_are_kept_for_delegates() {
+        let json = r#" {"NAME":"n", "x":null } "#;
+        assert_eq!(config(json).raw, json.as_bytes());
+        assert_eq!(config(json).name, "n");
+    }
+
+    #[test]
+    fn previous_result_has_its_own_version_or_the_configurations() {
+        let previous = |version: &str, result: &str| {
+            config(&format!(r#"{{"name":"n","cniVersion":"{version}","prevResult":{result}}}"#)).previous()
+        };
+        assert_eq!(previous("1.0.0", "null"), Ok(None));
+        assert_eq!(previous("1.0.0", "{}"), Ok(Some(CniResult::default())));
+        for (version, result) in [
+            ("0.2.0", r#"{"ip4":{"ip":"10.0.0.2/24"}}"#),
+            ("0.4.0", r#"{"ips":[{"version":"4","address":"10.0.0.2/24"}]}"#),
+            ("1.1.0", r#"{"IPS":[{"Address":"10.0.0.2/24"}]}"#),
+            ("1.1.0", r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.2/24"}}"#),
+            ("0.2.0", r#"{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.2/24"}]}"#),
+        ] {
+            let found = previous(version, result).unwrap().unwrap();
+            assert_eq!(found.ips[0].address.to_string(), "10.0.0.2/24", "{version} {result}");
+        }
+        for (result, code, text) in [
+            (r#"{"cniVersion":"2.0.0"}"#, 1, r#"unsupported CNI result version "2.0.0""#),
+            ("[]", 7, "invalid network configuration: prevResult []: expected an object"),
+            (
+                r#"{"ips":[{"Address":"x"}]}"#,
+                7,
+                r#"invalid network configuration: prevResult.ips[0].Address "x": invalid IP address syntax"#,
+            ),
+        ] {
+            let error = previous("1.0.0", result).unwrap_err();
+            assert_eq!((error.code, error.to_string().as_str()), (code, text));
+        }
+    }
+
+    #[test]
+    fn attachments_that_live_are_read_by_both_names() {
+        let read = |keys: &str| config(&format!(r#"{{"name":"n"{keys}}}"#)).valid_attachments();
+        let one = r#"[{"containerID":"c1","ifname":"eth0"}]"#;
+        let expected = Ok(vec![("c1".to_owned(), "eth0".to_owned())]);
+        assert_eq!(read(&format!(r#","cni.dev/valid-attachments":{one}"#)), expected);
+        assert_eq!(read(&format!(r#","cni.dev/attachments":{one}"#)), expected);
+        let both = format!(r#","cni.dev/attachments":[],"cni.dev/valid-attachments":{one}"#);
+        assert_eq!(read(&both), expected);
+        assert_eq!(read(r#","cni.dev/valid-attachments":[]"#), Ok(Vec::new()));
+        assert_eq!(read(r#","cni.dev/valid-attachments":null"#), Ok(Vec::new()));
+        assert_eq!(read(r#","cni.dev/attachments":null"#), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn attachments_that_cannot_be_read_sweep_nothing() {
+        for (keys, text) in [
+            ("", "cni.dev/valid-attachments missing"),
+            (
+                r#","cni.dev/valid-attachments":[{"ifname":"eth0"}]"#,
+                r#"cni.dev/valid-attachments[0] {"ifname":"eth0"}: missing field `containerid`"#,
+            ),
+            (r#","cni.dev/attachments":{}"#, "cni.dev/attachments {}: expected a list"),
+        ] {
+            let error = config(&format!(r#"{{"name":"n"{keys}}}"#)).valid_attachments().unwrap_err();
+            assert_eq!(error.code, 7);
+            assert_eq!(error.to_string(), format!("invalid network configuration: {text}"));
+        }
+    }
+
+    #[test]
+    fn ipam_without_a_type_is_none() {
+        assert_eq!(config(r#"{"name":"n","ipam":{"type":"static"}}"#).ipam_type().as_deref(), Some("static"));
+        for keys in [r#""ipam":{}"#, r#""ipam":null"#, r#""ipam":{"type":""}"#, r#""x":1"#] {
+            assert_eq!(config(&format!(r#"{{"name":"n",{keys}}}"#)).ipam_type(), None, "{keys}");
+        }
+    }
+
+    #[test]
+    fn dns_of_the_runtime_replaces_the_configurations() {
+        let own = r#""dns":{"nameservers":["a"],"domain":"d","search":["s"],"options":["o"]}"#;
+        let strings = |text: &str| vec![text.to_owned()];
+        let expected = Dns {
+            nameservers: strings("a"),
+            domain: Some("d".to_owned()),
+            search: strings("s"),
+            options: strings("o"),
+        };
+        assert_eq!(config(&format!(r#"{{"name":"n",{own}}}"#)).dns(), Ok(expected));
+        let runtime = r#""runtimeConfig":{"dns":{"servers":["b"],"searches":["t"],"options":["p"]}}"#;
+        let expected =
+            Dns { nameservers: strings("b"), domain: None, search: strings("t"), options: strings("p") };
+        assert_eq!(config(&format!(r#"{{"name":"n",{own},{runtime}}}"#)).dns(), Ok(expected));
+        assert_eq!(
+            config(r#"{"name":"n","dns":{"domain":""},"runtimeConfig":{"dns":{}}}"#).dns(),
+            Ok(Dns::default())
+        );
+        let error = config(r#"{"name":"n","dns":{"search":"s"}}"#).dns().unwrap_err();
+        assert_eq!(error.to_string(), r#"invalid network configuration: dns.search "s": expected a list"#);
+    }
+
+    #[test]
+    fn version_is_answered_in_the_version_asked() {
+        let all = json!(["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
+        for (stdin, expected) in [
+            (r#"{"cniVersion":"0.4.0"}"#, "0.4.0"),
+            (r#"{"cniVersion":"9.9.9"}"#, "9.9.9"),
+            ("", "1.1.0"),
+            ("{}", "1.1.0"),
+            ("[]", "1.1.0"),
+            (r#"{"cniVersion":5}"#, "1.1.0"),
+            (r#"{"cniVersion":""}"#, "1.1.0"),
+        ] {
+            let expected = json!({"cniVersion": expected, "supportedVersions": all});
+            assert_eq!(version_reply(stdin.as_bytes()), expected, "{stdin}");
+        }
+    }
 }

@@ -193,3 +193,166 @@ fn missing(names: &[&str]) -> CniError {
 fn invalid(msg: impl Into<String>, details: impl Into<String>) -> CniError {
     CniError::new(Code::InvalidEnvironment, msg).with_details(details)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPLETE: [(&str, &str); 5] = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "c1"),
+        ("CNI_NETNS", "/run/netns/a"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_PATH", "/opt/cni/bin"),
+    ];
+
+    /// A complete environment of ADD but for what is given; an empty value is as good as none.
+    fn read(changes: &[(&str, &str)]) -> Result<Environment, CniError> {
+        let lookup = |name: &str| {
+            let all = changes.iter().chain(&COMPLETE);
+            all.into_iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        };
+        Environment::read(lookup)
+    }
+
+    #[test]
+    fn wrong_environments_are_told_in_gos_words() {
+        let none = [("CNI_CONTAINERID", ""), ("CNI_NETNS", ""), ("CNI_IFNAME", ""), ("CNI_PATH", "")];
+        let with = |command: &'static str| [&[("CNI_COMMAND", command)], &none[..]].concat();
+        let rows: Vec<(Vec<(&str, &str)>, _, _)> = vec![
+            (with(""), "required env variables [CNI_COMMAND] missing", ""),
+            (
+                with("ADD"),
+                "required env variables [CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME,CNI_PATH] missing",
+                "",
+            ),
+            (
+                with("CHECK"),
+                "required env variables [CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME,CNI_PATH] missing",
+                "",
+            ),
+            (with("DEL"), "required env variables [CNI_CONTAINERID,CNI_IFNAME,CNI_PATH] missing", ""),
+            (with("GC"), "required env variables [CNI_PATH] missing", ""),
+            (with("STATUS"), "required env variables [CNI_PATH] missing", ""),
+            (with("FOO"), "unknown CNI_COMMAND: FOO", ""),
+            (with("add"), "unknown CNI_COMMAND: add", ""),
+            (vec![("CNI_CONTAINERID", "a/b")], "invalid characters in containerID", "a/b"),
+            (vec![("CNI_CONTAINERID", "-a")], "invalid characters in containerID", "-a"),
+            (
+                vec![("CNI_IFNAME", "pod37a8eec1ce1aa")],
+                "interface name is too long",
+                r#"CNI_IFNAME "pod37a8eec1ce1aa""#,
+            ),
+            (vec![("CNI_IFNAME", "éééééééé")], "interface name is too long", r#"CNI_IFNAME "éééééééé""#),
+            (vec![("CNI_IFNAME", ".")], "interface name is . or ..", r#"CNI_IFNAME ".""#),
+            (vec![("CNI_IFNAME", "..")], "interface name is . or ..", r#"CNI_IFNAME "..""#),
+            (
+                vec![("CNI_IFNAME", "a/b")],
+                "interface name contains / or : or whitespace characters",
+                r#"CNI_IFNAME "a/b""#,
+            ),
+            (
+                vec![("CNI_IFNAME", "a:b")],
+                "interface name contains / or : or whitespace characters",
+                r#"CNI_IFNAME "a:b""#,
+            ),
+            (
+                vec![("CNI_IFNAME", "a\tb")],
+                "interface name contains / or : or whitespace characters",
+                r#"CNI_IFNAME "a\tb""#,
+            ),
+            (vec![("CNI_IFNAME", "eth%d")], "interface name contains %", r#"CNI_IFNAME "eth%d""#),
+            (vec![("CNI_ARGS", "FOO=1")], r#"CNI_ARGS: unknown args ["FOO=1"]"#, ""),
+            (
+                vec![("CNI_COMMAND", "CHECK"), ("CNI_ARGS", "FOO=1")],
+                r#"CNI_ARGS: unknown args ["FOO=1"]"#,
+                "",
+            ),
+        ];
+        for (changes, msg, details) in rows {
+            let error = read(&changes).unwrap_err();
+            assert_eq!(
+                (error.code, error.msg.as_str(), error.details.as_str()),
+                (4, msg, details),
+                "{changes:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn empty_link_name_is_refused() {
+        assert_eq!(check_link_name(""), Err("interface name is empty"));
+    }
+
+    #[test]
+    fn no_command_is_a_person_asking() {
+        assert_eq!(Command::read(|_| None), Ok(None));
+        assert_eq!(Command::read(|_| Some(String::new())), Ok(None));
+    }
+
+    #[test]
+    fn complete_environment_is_read() {
+        let changes = [("CNI_PATH", "/opt/cni/bin::/usr/lib/cni"), ("CNI_ARGS", "MAC=m")];
+        let expected = Environment {
+            command: Command::Add,
+            container_id: "c1".to_owned(),
+            netns: Some(PathBuf::from("/run/netns/a")),
+            interface: "eth0".to_owned(),
+            arguments: Arguments { mac: Some("m".to_owned()), ..Arguments::default() },
+            path: vec![PathBuf::from("/opt/cni/bin"), PathBuf::from("/usr/lib/cni")],
+            netns_override: false,
+        };
+        assert_eq!(read(&changes), Ok(expected));
+    }
+
+    #[test]
+    fn names_of_fifteen_bytes_and_odd_ids_pass() {
+        for name in ["pod37a8eec1ce1a", "éééééééa", "a", "-", "..."] {
+            assert_eq!(read(&[("CNI_IFNAME", name)]).unwrap().interface, name);
+        }
+        for id in ["0", "a_b.c-d", "A.."] {
+            assert_eq!(read(&[("CNI_CONTAINERID", id)]).unwrap().container_id, id);
+        }
+    }
+
+    #[test]
+    fn removal_needs_no_namespace_and_takes_any_arguments() {
+        let changes =
+            [("CNI_COMMAND", "DEL"), ("CNI_NETNS", ""), ("CNI_IFNAME", "eth%d"), ("CNI_ARGS", "FOO;MAC=m")];
+        let environment = read(&changes).unwrap();
+        assert_eq!(environment.netns, None);
+        assert_eq!(environment.arguments.mac.as_deref(), Some("m"));
+        let kept = read(&[("CNI_COMMAND", "DEL")]).unwrap();
+        assert_eq!(kept.netns, Some(PathBuf::from("/run/netns/a")));
+    }
+
+    #[test]
+    fn what_a_verb_does_not_need_is_not_looked_at() {
+        let bad = [("CNI_CONTAINERID", "/"), ("CNI_NETNS", "/x"), ("CNI_IFNAME", "a/b"), ("CNI_ARGS", "?")];
+        for command in ["GC", "STATUS", "VERSION"] {
+            let environment = read(&[&[("CNI_COMMAND", command)], &bad[..]].concat()).unwrap();
+            assert_eq!(environment.container_id, "");
+            assert_eq!(environment.netns, None);
+            assert_eq!(environment.interface, "");
+            assert_eq!(environment.arguments, Arguments::default());
+            assert_eq!(environment.path.is_empty(), command == "VERSION");
+        }
+        assert_eq!(read(&[("CNI_COMMAND", "VERSION"), ("CNI_PATH", "")]).unwrap().command, Command::Version);
+    }
+
+    #[test]
+    fn own_namespace_is_allowed_by_three_spellings() {
+        for (value, expected) in
+            [("1", true), ("true", true), ("TRUE", true), ("0", false), ("yes", false), ("", false)]
+        {
+            assert_eq!(read(&[("CNI_NETNS_OVERRIDE", value)]).unwrap().netns_override, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn every_command_is_read_by_its_name() {
+        for command in Command::ALL {
+            assert_eq!(Command::read(|_| Some(command.as_str().to_owned())), Ok(Some(command)));
+        }
+    }
+}

@@ -81,3 +81,37 @@ impl fmt::Display for MacAddress {
         write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_stations_are_read() {
+        for text in ["02:00:5e:00:0a:01", "02-00-5E-00-0A-01", "02:00:5E:00:0a:01"] {
+            assert_eq!(text.parse::<MacAddress>().unwrap().to_string(), "02:00:5e:00:0a:01");
+        }
+        let address: MacAddress = serde_json::from_str(r#""02:00:5e:00:0a:01""#).unwrap();
+        assert_eq!(address.octets(), [2, 0, 0x5e, 0, 10, 1]);
+        assert_eq!(serde_json::to_string(&address).unwrap(), r#""02:00:5e:00:0a:01""#);
+    }
+
+    #[test]
+    fn what_is_no_stations_address_is_refused() {
+        for (text, expected) in [
+            ("", MacError::Format),
+            ("02:00:00:00:00", MacError::Format),
+            ("02:00:00:00:00:01:02", MacError::Format),
+            ("02:00:00:00:00:0g", MacError::Format),
+            ("02:00:00:00:00:+1", MacError::Format),
+            ("2:0:0:0:0:1", MacError::Format),
+            ("02-00:00-00-00-01", MacError::Format),
+            ("0200.0000.0001", MacError::Format),
+            ("01:00:5e:00:00:01", MacError::Group),
+            ("ff:ff:ff:ff:ff:ff", MacError::Group),
+            ("00:00:00:00:00:00", MacError::Zero),
+        ] {
+            assert_eq!(text.parse::<MacAddress>(), Err(expected), "{text}");
+        }
+    }
+}

@@ -23,3 +23,6 @@ pub use mac::MacAddress;
 pub use port_mapping::{PortMapping, Protocol};
 pub use result::{CniResult, Dns, Interface, Ip, Route};
 pub use version::Version;
+
+#[cfg(test)]
+mod tests;

@@ -97,3 +97,78 @@ fn mapping(place: &str, entry: &Entry) -> Result<PortMapping, CniError> {
     };
     Ok(PortMapping { host_port: entry.host_port, container_port: entry.container_port, protocol, host_ip })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(keys: &str) -> Result<Vec<PortMapping>, CniError> {
+        Config::parse(format!(r#"{{"name":"n"{keys}}}"#).as_bytes()).unwrap().port_mappings()
+    }
+
+    fn mapping(host_port: u16, container_port: u16, protocol: Protocol) -> PortMapping {
+        PortMapping { host_port, container_port, protocol, host_ip: None }
+    }
+
+    #[test]
+    fn mappings_of_runtimes_are_read() {
+        let keys = r#","runtimeConfig":{"portMappings":[
+            {"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":"192.0.2.1"},
+            {"hostPort":8080,"containerPort":81,"protocol":"TCP","hostIP":""},
+            {"hostPort":8080,"containerPort":80,"protocol":"udp"},
+            {"hostPort":8080,"containerPort":80,"protocol":"UDP"},
+            {"hostPort":65535,"containerPort":1,"protocol":"sctp"},
+            {"HostPort":22,"ContainerPort":22}]},
+            "portMappings":[{}]"#;
+        let expected = vec![
+            PortMapping { host_ip: Some("192.0.2.1".parse().unwrap()), ..mapping(8080, 80, Protocol::Tcp) },
+            mapping(8080, 81, Protocol::Tcp),
+            mapping(8080, 80, Protocol::Udp),
+            mapping(65535, 1, Protocol::Sctp),
+            mapping(22, 22, Protocol::Tcp),
+        ];
+        assert_eq!(read(keys), Ok(expected));
+    }
+
+    #[test]
+    fn mappings_of_the_configuration_are_read_if_the_runtime_has_none() {
+        let own = r#","portMappings":[{"hostPort":1,"containerPort":2}]"#;
+        assert_eq!(read(own), Ok(vec![mapping(1, 2, Protocol::Tcp)]));
+        assert_eq!(read(&format!(r#"{own},"runtimeConfig":{{"portMappings":[]}}"#)), Ok(Vec::new()));
+        assert_eq!(read(""), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn impossible_mappings_are_refused() {
+        for (entries, text) in [
+            (r#"[{"hostPort":0,"containerPort":1}]"#, "[0].hostPort 0: no port number"),
+            (r#"[{"hostPort":1}]"#, "[0].containerPort 0: no port number"),
+            (
+                r#"[{"hostPort":65536,"containerPort":1}]"#,
+                "[0].hostPort 65536: expected a whole number from 0 to 65535",
+            ),
+            (
+                r#"[{"hostPort":-1,"containerPort":1}]"#,
+                "[0].hostPort -1: expected a whole number from 0 to 65535",
+            ),
+            (
+                r#"[{"hostPort":1,"containerPort":1,"protocol":"icmp"}]"#,
+                r#"[0].protocol "icmp": neither tcp nor udp nor sctp"#,
+            ),
+            (
+                r#"[{"hostPort":1,"containerPort":1},{"hostPort":2,"containerPort":1,"hostIP":"a"}]"#,
+                r#"[1].hostIP "a": no IP address"#,
+            ),
+            (
+                r#"[{"hostPort":1,"containerPort":1},{"hostPort":1,"containerPort":2}]"#,
+                "[1].hostPort 1: also leads to port 1",
+            ),
+            ("{}", " {}: expected a list"),
+        ] {
+            let error = read(&format!(r#","runtimeConfig":{{"portMappings":{entries}}}"#)).unwrap_err();
+            assert_eq!(error.code, 7);
+            let expected = format!("invalid network configuration: runtimeConfig.portMappings{text}");
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+}

@@ -77,6 +77,13 @@ pub struct Route {
     pub scope: Option<u8>,
 }
 
+impl Route {
+    /// A route with nothing but a destination.
+    pub const fn to(dst: IpNet) -> Self {
+        Self { dst, gw: None, mtu: None, advmss: None, priority: None, table: None, scope: None }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Dns {
@@ -94,7 +101,8 @@ impl Dns {
 }
 
 impl CniResult {
-    /// A result in JSON. `version` is what one without its own has; what the version does not have is not read.
+    /// A result in JSON. `version` is what one without its own has. Fields of 1.1.0 are read whatever the version: Go's
+    /// plugins print routes' metrics in any. An index of no interface counts as absent.
     ///
     /// # Errors
     /// Code 1 for a version that is not spoken here, code 6 with key and value for what cannot be read.
@@ -130,9 +138,6 @@ impl CniResult {
             let wire: Wire = keys.read(path)?.unwrap_or_default();
             Self { interfaces: wire.interfaces, ips: wire.ips, routes: wire.routes, dns: wire.dns }
         };
-        if version < Version::V1_0_0 {
-            result.forget_new_fields();
-        }
         for ip in &mut result.ips {
             ip.interface = ip.interface.filter(|index| *index < result.interfaces.len());
         }
@@ -353,4 +358,243 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>,
 /// Some plugins write -1 for an interface that they do not know.
 fn index<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     Ok(usize::try_from(i64::deserialize(deserializer)?).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rich() -> CniResult {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let route = |dst: &str, gw: Option<&str>| Route {
+            dst: net(dst),
+            gw: gw.map(ip),
+            mtu: None,
+            advmss: None,
+            priority: None,
+            table: None,
+            scope: None,
+        };
+        CniResult {
+            interfaces: vec![
+                Interface {
+                    name: "br0".to_owned(),
+                    mac: Some("02:00:00:00:00:01".to_owned()),
+                    ..Interface::default()
+                },
+                Interface {
+                    name: "net1".to_owned(),
+                    mac: Some("02:00:00:00:00:02".to_owned()),
+                    mtu: Some(1400),
+                    sandbox: Some("/run/netns/x".to_owned()),
+                    socket_path: Some("/run/vhost".to_owned()),
+                    pci_id: Some("0000:04:00.5".to_owned()),
+                },
+            ],
+            ips: vec![
+                Ip { address: net("10.1.2.3/24"), gateway: Some(ip("10.1.2.1")), interface: Some(1) },
+                Ip { address: net("10.1.3.3/24"), gateway: None, interface: Some(1) },
+                Ip { address: net("fd00::3/64"), gateway: Some(ip("fd00::1")), interface: None },
+            ],
+            routes: vec![
+                Route {
+                    mtu: Some(1300),
+                    advmss: Some(1260),
+                    priority: Some(7),
+                    table: Some(0),
+                    scope: Some(253),
+                    ..route("0.0.0.0/0", Some("10.1.2.1"))
+                },
+                route("::/0", None),
+            ],
+            dns: Dns { nameservers: vec!["10.1.2.1".to_owned()], ..Dns::default() },
+        }
+    }
+
+    fn old(version: &str) -> Value {
+        json!({
+            "cniVersion": version,
+            "ip4": {"ip": "10.1.2.3/24", "gateway": "10.1.2.1", "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.2.1"}]},
+            "ip6": {"ip": "fd00::3/64", "gateway": "fd00::1", "routes": [{"dst": "::/0"}]},
+            "dns": {"nameservers": ["10.1.2.1"]},
+        })
+    }
+
+    fn plain(version: &str) -> Value {
+        json!({
+            "cniVersion": version,
+            "interfaces": [
+                {"name": "br0", "mac": "02:00:00:00:00:01"},
+                {"name": "net1", "mac": "02:00:00:00:00:02", "sandbox": "/run/netns/x"},
+            ],
+            "ips": [
+                {"interface": 1, "address": "10.1.2.3/24", "gateway": "10.1.2.1"},
+                {"interface": 1, "address": "10.1.3.3/24"},
+                {"address": "fd00::3/64", "gateway": "fd00::1"},
+            ],
+            "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.2.1"}, {"dst": "::/0"}],
+            "dns": {"nameservers": ["10.1.2.1"]},
+        })
+    }
+
+    fn with_families(version: &str) -> Value {
+        let mut value = plain(version);
+        for (index, family) in ["4", "4", "6"].into_iter().enumerate() {
+            value["ips"][index]["version"] = json!(family);
+        }
+        value
+    }
+
+    fn newest() -> Value {
+        let mut value = plain("1.1.0");
+        value["interfaces"][1]["mtu"] = json!(1400);
+        value["interfaces"][1]["socketPath"] = json!("/run/vhost");
+        value["interfaces"][1]["pciID"] = json!("0000:04:00.5");
+        value["routes"][0] = json!({"dst": "0.0.0.0/0", "gw": "10.1.2.1", "mtu": 1300, "advmss": 1260, "priority": 7,
+            "table": 0, "scope": 253});
+        value
+    }
+
+    #[test]
+    fn each_version_is_written_in_its_own_layout() {
+        for version in Version::ALL {
+            let text = version.as_str();
+            let expected = match version {
+                Version::V0_1_0 | Version::V0_2_0 => old(text),
+                Version::V0_3_0 | Version::V0_3_1 | Version::V0_4_0 => with_families(text),
+                Version::V1_0_0 => plain(text),
+                Version::V1_1_0 => newest(),
+            };
+            assert_eq!(rich().render(version), Ok(expected), "{version}");
+        }
+    }
+
+    #[test]
+    fn result_without_addresses_is_written_in_every_version() {
+        for version in Version::ALL {
+            let expected = if version < Version::V1_0_0 {
+                json!({"cniVersion": version.as_str(), "dns": {}})
+            } else {
+                json!({"cniVersion": version.as_str()})
+            };
+            assert_eq!(CniResult::default().render(version), Ok(expected));
+        }
+        let l2 = CniResult { interfaces: rich().interfaces, ..CniResult::default() };
+        assert_eq!(l2.render(Version::V0_2_0), Ok(json!({"cniVersion": "0.2.0", "dns": {}})));
+    }
+
+    #[test]
+    fn address_of_no_interface_is_not_written() {
+        let mut result = rich();
+        result.interfaces.truncate(1);
+        let error = result.render(Version::V1_1_0).unwrap_err();
+        assert_eq!(
+            (error.code, error.msg.as_str()),
+            (999, "ips[0].interface 1: the result has 1 interfaces")
+        );
+    }
+
+    #[test]
+    fn each_layout_is_read() {
+        let known = |value: &Value| CniResult::parse(value, Version::V0_1_0).unwrap();
+        assert_eq!(known(&newest()), rich());
+        for version in [Version::V0_3_0, Version::V0_3_1, Version::V0_4_0] {
+            assert_eq!(known(&with_families(version.as_str())), known(&plain("1.0.0")));
+        }
+        for version in ["0.1.0", "0.2.0"] {
+            let mut expected = known(&plain("1.0.0"));
+            expected.interfaces.clear();
+            expected.ips.remove(1);
+            expected.ips.iter_mut().for_each(|ip| ip.interface = None);
+            assert_eq!(known(&old(version)), expected);
+        }
+    }
+
+    #[test]
+    fn result_without_version_has_the_callers() {
+        let value = json!({"ip4": {"ip": "10.0.0.2/8"}, "ips": [{"address": "10.0.0.3/8"}]});
+        for (version, expected) in [(Version::V0_2_0, "10.0.0.2/8"), (Version::V0_3_0, "10.0.0.3/8")] {
+            let result = CniResult::parse(&value, version).unwrap();
+            assert_eq!(result.ips[0].address.to_string(), expected);
+            let bytes = serde_json::to_vec(&value).unwrap();
+            assert_eq!(CniResult::parse_bytes(&bytes, version), Ok(result));
+        }
+        let empty = json!({"cniVersion": "", "ip4": {"ip": "10.0.0.2/8"}});
+        assert_eq!(CniResult::parse(&empty, Version::V0_1_0).unwrap().ips.len(), 1);
+    }
+
+    #[test]
+    fn what_go_writes_for_nothing_is_nothing() {
+        let value = json!({
+            "cniVersion": "1.0.0",
+            "Interfaces": [{"Name": "a", "mac": "", "mtu": 0, "sandbox": "", "socketPath": "", "pciID": null}],
+            "ips": [
+                {"address": "10.0.0.2/8", "gateway": "", "interface": -1},
+                {"address": "10.0.0.3/8", "interface": 1},
+                {"address": "10.0.0.4/8", "interface": 0},
+            ],
+            "routes": [{"dst": "10.0.0.0/8", "gw": "", "mtu": 0, "advmss": 0, "priority": 0}],
+            "dns": {"domain": ""},
+        });
+        let result = CniResult::parse(&value, Version::V1_1_0).unwrap();
+        assert_eq!(result.interfaces, [Interface { name: "a".to_owned(), ..Interface::default() }]);
+        let found: Vec<_> = result.ips.iter().map(|ip| (ip.gateway, ip.interface)).collect();
+        assert_eq!(found, [(None, None), (None, None), (None, Some(0))]);
+        let [route] = &result.routes[..] else { panic!("one route") };
+        assert_eq!((route.gw, route.mtu, route.advmss, route.priority), (None, None, None, None));
+        assert!(result.dns.is_empty());
+    }
+
+    #[test]
+    fn metrics_of_routes_are_read_in_any_version() {
+        let value = json!({"cniVersion": "0.3.1", "routes": [{"dst": "0.0.0.0/0", "priority": 5}]});
+        assert_eq!(CniResult::parse(&value, Version::V1_1_0).unwrap().routes[0].priority, Some(5));
+    }
+
+    #[test]
+    fn results_that_cannot_be_read_are_refused() {
+        for (text, code, expected) in [
+            ("", 6, "invalid result: EOF while parsing a value at line 1 column 0"),
+            ("null", 6, "invalid result: null: expected an object"),
+            ("[]", 6, "invalid result: []: expected an object"),
+            (r#"{"cniVersion":"1.2.0"}"#, 1, r#"unsupported CNI result version "1.2.0""#),
+            (r#"{"cniVersion":1}"#, 6, "invalid result: cniVersion 1: expected a string"),
+            (r#"{"ips":[{}]}"#, 6, "invalid result: ips[0] {}: missing field `address`"),
+            (
+                r#"{"ips":[{"address":"10.0.0.2"}]}"#,
+                6,
+                r#"invalid result: ips[0].address "10.0.0.2": invalid IP address syntax"#,
+            ),
+            (
+                r#"{"ips":[{"address":"10.0.0.2/8","gateWay":"x"}]}"#,
+                6,
+                r#"invalid result: ips[0].gateWay "x": no IP address"#,
+            ),
+            (r#"{"interfaces":{}}"#, 6, "invalid result: interfaces {}: expected a list"),
+            (
+                r#"{"routes":[{"dst":"::/0","mtu":-1}]}"#,
+                6,
+                "invalid result: routes[0].mtu -1: expected a whole number from 0 to 4294967295",
+            ),
+            (r#"{"cniVersion":"0.2.0","ip4":{}}"#, 6, "invalid result: ip4 {}: missing field `ip`"),
+        ] {
+            let error = CniResult::parse_bytes(text.as_bytes(), Version::V1_1_0).unwrap_err();
+            assert_eq!((error.code, error.to_string().as_str()), (code, expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn configured_dns_replaces_ipams_as_a_whole() {
+        let dns = |nameservers: &[&str], domain: Option<&str>| Dns {
+            nameservers: nameservers.iter().map(|text| (*text).to_owned()).collect(),
+            domain: domain.map(str::to_owned),
+            ..Dns::default()
+        };
+        let mut result = rich();
+        result.merge_dns(Dns::default());
+        assert_eq!(result.dns, dns(&["10.1.2.1"], None));
+        result.merge_dns(dns(&[], Some("example.org")));
+        assert_eq!(result.dns, dns(&[], Some("example.org")));
+    }
 }

@@ -13,9 +13,9 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
     let wiring = wiring::of(call)?;
     let pod = super::pod(&call.environment)?;
     let store = Store::new(&call.settings.state_directory);
-    let mut host = Netlink::open()?;
-    let mut inside = Netlink::within(&pod)?;
-    sweep::run(&store, &mut host, &call.config, &call.environment);
+    let host = Netlink::open()?;
+    let inside = Netlink::within(&pod)?;
+    sweep::run(&store, &host, &call.config, &call.environment);
 
     let mut journal = store.lock(&call.attachment)?;
     if journal.entry().done && journal.entry().made_in(&pod) {
@@ -25,16 +25,15 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
         )));
     }
     // A call that was killed, or one for a namespace that is gone.
-    undo(call, &mut host, &store, &journal, &pod);
+    undo(call, &host, &store, &journal, &pod);
     journal.begin(Header {
         attachment: call.attachment.clone(),
         mode: call.settings.mode.as_str().to_owned(),
         netns: call.environment.netns.clone().unwrap_or_default(),
-        netns_identity: pod.identity(),
+        netns_identity: pod.identity().map_err(|error| CniError::io("CNI_NETNS", error))?,
     })?;
     let made = {
-        let mut site =
-            Site { host: &mut host, pod: &pod, inside: &mut inside, journal: &mut journal, store: &store };
+        let mut site = Site { host: &host, pod: &pod, inside: &inside, journal: &mut journal, store: &store };
         wiring.add(call, &mut site)
     };
     let result = made
@@ -43,7 +42,7 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
     match result {
         Ok(result) => Ok(result),
         Err(error) => {
-            if undo(call, &mut host, &store, &journal, &pod) {
+            if undo(call, &host, &store, &journal, &pod) {
                 let _ = journal.remove();
             }
             Err(error)
@@ -54,7 +53,7 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
 /// Undoes what the journal says; whether nothing is left.
 fn undo(
     call: &Call,
-    host: &mut Netlink,
+    host: &Netlink,
     store: &Store,
     journal: &Journal,
     pod: &crate::namespace::Namespace,

@@ -17,7 +17,10 @@ pub(super) fn run(call: &Call) -> Result<(), CniError> {
     let entry = journal.entry().clone();
     if entry.header.is_none() {
         journal.remove()?;
-        return Err(changed(format!("there is no record of this attachment in {}", store.directory().display())));
+        return Err(changed(format!(
+            "there is no record of this attachment in {}",
+            store.directory().display()
+        )));
     }
     if !entry.done {
         return Err(changed("ADD did not come to its end"));
@@ -25,9 +28,9 @@ pub(super) fn run(call: &Call) -> Result<(), CniError> {
     if !entry.made_in(&pod) {
         return Err(changed("CNI_NETNS is another namespace than at ADD"));
     }
-    let mut host = Netlink::open()?;
-    let mut inside = Netlink::within(&pod)?;
-    let mut view = View { host: &mut host, pod: &pod, inside: &mut inside, entry: &entry };
-    wiring.check(call, &mut view, &previous)?;
+    let host = Netlink::open()?;
+    let inside = Netlink::within(&pod)?;
+    let view = View { host: &host, pod: &pod, inside: &inside, entry: &entry };
+    wiring.check(call, &view, &previous)?;
     crate::ipam::check(&call.config, &call.environment)
 }

@@ -15,14 +15,14 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     let known: HashSet<(&str, &str)> =
         valid.iter().map(|(container, interface)| (container.as_str(), interface.as_str())).collect();
     let store = Store::new(Settings::state_directory(config));
-    let mut host = Netlink::open()?;
+    let host = Netlink::open()?;
     let mut failures = Vec::new();
     for entry in store.entries()? {
         let Some(header) = entry.header else { continue };
         let attachment = &header.attachment;
         let keep = known.contains(&(attachment.container.as_str(), attachment.interface.as_str()));
         if attachment.network == config.name && !keep {
-            failures.extend(sweep::remove(&store, &mut host, config, environment, attachment));
+            failures.extend(sweep::remove(&store, &host, config, environment, attachment));
         }
     }
     // Last, so that it also finds what the lines above could not release.

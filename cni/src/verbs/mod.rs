@@ -52,16 +52,17 @@ fn pod(environment: &Environment) -> Result<Namespace, CniError> {
     let path = environment.netns.as_deref().unwrap_or_else(|| Path::new(""));
     let pod = Namespace::open(path).map_err(|error| {
         let code = match error {
-            NamespaceError::NotFound { .. } => Code::UnknownContainer,
-            NamespaceError::NotANamespace { .. } | NamespaceError::Io { .. } => Code::InvalidNetns,
+            NamespaceError::NotFound(_) => Code::UnknownContainer,
+            NamespaceError::NotANamespace(_) | NamespaceError::Io { .. } => Code::InvalidNetns,
         };
         CniError::new(code, format!("CNI_NETNS: {error}"))
     })?;
     if environment.netns_override {
         return Ok(pod);
     }
-    let ours = Namespace::current().map_err(|error| CniError::internal(format!("our own namespace: {error}")))?;
-    if pod.same_as(&ours) {
+    let ours =
+        Namespace::current().map_err(|error| CniError::internal(format!("our own namespace: {error}")))?;
+    if pod.same_as(&ours).map_err(|error| CniError::io("CNI_NETNS", error))? {
         return Err(CniError::new(
             Code::InvalidNetns,
             "plugin's netns and netns from CNI_NETNS should not be the same",

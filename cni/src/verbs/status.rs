@@ -13,13 +13,15 @@ pub(super) fn run(call: &Call) -> Result<(), CniError> {
     let wiring = wiring::of(call)?;
     let store = Store::new(&call.settings.state_directory);
     store.prepare().and_then(|()| writable(&store)).map_err(unavailable)?;
-    let mut host = Netlink::open()?;
-    wiring.ready(call, &mut host)?;
+    let host = Netlink::open()?;
+    wiring.ready(call, &host)?;
     ipam::status(&call.config, &call.environment)
 }
 
 fn writable(store: &Store) -> Result<(), CniError> {
     let probe = store.directory().join(".status");
     let made = File::create(&probe).and_then(|_| std::fs::remove_file(&probe));
-    made.map_err(|error| CniError::io(format!("stateDir {} cannot be written", store.directory().display()), error))
+    made.map_err(|error| {
+        CniError::io(format!("stateDir {} cannot be written", store.directory().display()), error)
+    })
 }

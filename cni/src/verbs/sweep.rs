@@ -5,25 +5,26 @@ use std::path::Path;
 
 use crate::attachment::Attachment;
 use crate::journal::{Header, Step, Store};
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, NamespaceError};
 use crate::netlink::Netlink;
 use crate::protocol::{CniError, Config, Environment};
 use crate::undo::Undo;
 
 /// Sweeps this network's attachments. What fails is logged and left to the next.
-pub(super) fn run(store: &Store, host: &mut Netlink, config: &Config, environment: &Environment) {
+pub(super) fn run(store: &Store, host: &Netlink, config: &Config, environment: &Environment) {
     for entry in store.entries().unwrap_or_default() {
         let Some(header) = &entry.header else { continue };
         if header.attachment.network != config.name || !is_gone(header) {
             continue;
         }
         // The kernel takes a veth away with the pod: where it is, so is the pod, under whatever path.
-        let alive = entry.steps.iter().any(|step| match step {
-            Step::HostLink { name } => host.link(name).ok().flatten().is_some(),
-            _ => false,
-        });
+        let is_there = |name: &str| host.link(name).ok().flatten().is_some();
+        let alive = entry.steps.iter().any(|step| matches!(step, Step::HostLink { name } if is_there(name)));
         if !alive {
-            tracing::info!(container = header.attachment.container, "sweeping what a pod that is gone has left");
+            tracing::info!(
+                container = header.attachment.container,
+                "sweeping what a pod that is gone has left"
+            );
             for error in remove(store, host, config, environment, &header.attachment) {
                 tracing::warn!(%error, "sweeping");
             }
@@ -38,13 +39,17 @@ fn is_gone(header: &Header) -> bool {
     if path.starts_with("/proc") || !path.parent().is_some_and(Path::is_dir) {
         return false;
     }
-    Namespace::open(path).map_or_else(|error| error.is_gone(), |pod| pod.identity() != header.netns_identity)
+    match Namespace::open(path) {
+        Ok(pod) => pod.identity().is_ok_and(|identity| identity != header.netns_identity),
+        Err(NamespaceError::NotFound(_) | NamespaceError::NotANamespace(_)) => true,
+        Err(NamespaceError::Io { .. }) => false,
+    }
 }
 
 /// Undoes all of one attachment of this network.
 pub(super) fn remove(
     store: &Store,
-    host: &mut Netlink,
+    host: &Netlink,
     config: &Config,
     environment: &Environment,
     attachment: &Attachment,

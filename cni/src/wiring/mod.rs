@@ -16,12 +16,18 @@ mod settings;
 mod site;
 mod pod_tap;
 mod pod_interface;
+mod rules;
 mod tap;
 mod none;
 mod passt;
+mod bridge;
+mod ptp;
+mod macvlan;
+mod macvtap;
+mod ipvlan;
 
 pub use settings::{Mode, Settings};
-pub use site::{Call, Site, View};
+pub use site::{Call, Site, View, changed};
 
 use crate::journal::Step;
 use crate::netlink::Netlink;
@@ -33,10 +39,10 @@ pub trait Wiring: std::fmt::Debug {
     fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError>;
 
     /// Whether the attachment still is what `add` made.
-    fn check(&self, call: &Call, view: &mut View<'_>, previous: &CniResult) -> Result<(), CniError>;
+    fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError>;
 
     /// Whether the node has what `add` needs: code 50 or 51 if not.
-    fn ready(&self, call: &Call, host: &mut Netlink) -> Result<(), CniError>;
+    fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError>;
 
     /// What `add` may have left on the node where its journal is lost: names that only this attachment can have.
     fn leftovers(&self, call: &Call) -> Vec<Step> {
@@ -49,8 +55,13 @@ pub trait Wiring: std::fmt::Debug {
 pub fn of(call: &Call) -> Result<Box<dyn Wiring>, CniError> {
     Ok(match call.settings.mode {
         Mode::Tap => Box::new(tap::Tap::read(&call.config)?),
-        Mode::None => Box::new(none::None::read(&call.config)?),
+        Mode::None => Box::new(none::NoUplink::read(&call.config)?),
         Mode::Passt => Box::new(passt::Passt),
-        mode => return Err(CniError::unsupported("mode", mode.as_str(), "not built yet")),
+        Mode::Bridge => Box::new(bridge::Bridge::read(call)?),
+        Mode::Vxlan => Box::new(bridge::Bridge::read_overlay(call)?),
+        Mode::Ptp => Box::new(ptp::Ptp::read(&call.config)?),
+        Mode::Macvlan => Box::new(macvlan::Macvlan::read(call)?),
+        Mode::Macvtap => Box::new(macvtap::Macvtap::read(call)?),
+        Mode::Ipvlan => Box::new(ipvlan::Ipvlan::read(call)?),
     })
 }

@@ -11,9 +11,9 @@ use crate::tap;
 
 /// It has no keys of its own.
 #[derive(Debug, Deserialize)]
-pub(super) struct None {}
+pub(super) struct NoUplink {}
 
-impl None {
+impl NoUplink {
     pub(super) fn read(config: &Config) -> Result<Self, CniError> {
         if config.ipam_type().is_some() {
             return Err(CniError::config("ipam", "given", "mode none has no network to have an address on"));
@@ -27,7 +27,7 @@ impl None {
     }
 }
 
-impl Wiring for None {
+impl Wiring for NoUplink {
     fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {
         let mac = call.config.mac(&call.environment)?;
         let tap = pod_tap::make(call, site, &Self::name(call), call.settings.mtu)?;
@@ -43,13 +43,11 @@ impl Wiring for None {
         Ok(result)
     }
 
-    fn check(&self, call: &Call, view: &mut View<'_>, previous: &CniResult) -> Result<(), CniError> {
-        let name = view.entry.steps.iter().find_map(|step| match step {
-            Step::PodLink { name } => Some(name.clone()),
-            _ => Option::None,
-        });
+    fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
+        let made = |step: &Step| if let Step::PodLink { name } = step { Some(name.clone()) } else { None };
+        let name = view.entry.steps.iter().find_map(made);
         let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
-        let tap = pod_tap::check(call, view, &name, Option::None)?;
+        let tap = pod_tap::check(call, view, &name, None)?;
         let made = previous.interfaces.iter().find(|interface| interface.name == name);
         if let Some(mac) = made.and_then(|made| made.mac.as_ref()) {
             same(&format!("{name}'s MAC"), &tap.mac.map(|mac| mac.to_string()).as_ref(), &Some(mac))?;
@@ -57,7 +55,7 @@ impl Wiring for None {
         call.settings.mtu.map_or(Ok(()), |mtu| same(&format!("{name}'s MTU"), &tap.mtu, &mtu))
     }
 
-    fn ready(&self, _call: &Call, _host: &mut Netlink) -> Result<(), CniError> {
+    fn ready(&self, _call: &Call, _host: &Netlink) -> Result<(), CniError> {
         tap::available().map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))
     }
 }

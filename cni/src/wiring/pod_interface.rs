@@ -6,6 +6,8 @@
 //! interface is mute. It has no ARP, no IPv6 link-local address and no routes, so that not one frame of the pod's own
 //! leaves with the guest's MAC. A VM that migrates here is announced by its own first frames and not before.
 
+use std::os::fd::AsFd as _;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -13,7 +15,10 @@ use ipnet::IpNet;
 use super::pod_tap;
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
 use crate::journal::Step;
-use crate::netlink::{AddressOptions, Change, Kind, Link, Netlink, NetlinkError, NewLink, NewRoute};
+use crate::netlink::{
+    AddressOptions, Change, Kind, Link, Netlink, NetlinkError, NewLink, NewRoute, Peer, Route, RouteFilter,
+    Scope, existing_ok,
+};
 use crate::protocol::{CniError, CniResult, Interface, MacAddress};
 use crate::sysctl;
 
@@ -28,18 +33,10 @@ pub(super) fn veth(
     let inside = &call.attachment.interface;
     refuse_taken(site.inside, inside)?;
     site.journal.will(Step::HostLink { name: name.clone() })?;
-    let peer = NewLink {
-        name: inside,
-        mtu,
-        mac,
-        up: !call.settings.tap.wanted,
-        namespace: Some(site.pod.as_fd()),
-        ..NewLink::new(inside, Kind::Other("veth"))
-    };
-    let made = site.host.create(&NewLink { mtu, ..NewLink::new(&name, Kind::Veth { peer: Box::new(peer) }) });
-    match made {
+    let peer = Peer { mtu, mac, ..Peer::new(inside, Some(site.pod.as_fd())) };
+    match site.host.create(&NewLink { mtu, ..NewLink::new(&name, Kind::Veth { peer }) }) {
         Ok(()) => {}
-        Err(NetlinkError::Exists) => {
+        Err(NetlinkError::Exists { .. }) => {
             site.journal.retract()?;
             return Err(CniError::internal(format!(
                 "link {name} of this very attachment is on the node, or {inside} in the pod; DEL comes before another ADD"
@@ -53,7 +50,7 @@ pub(super) fn veth(
 }
 
 /// A link of this name in the pod is another's.
-pub(super) fn refuse_taken(inside: &mut Netlink, name: &str) -> Result<(), CniError> {
+pub(super) fn refuse_taken(inside: &Netlink, name: &str) -> Result<(), CniError> {
     if inside.link(name)?.is_none() {
         return Ok(());
     }
@@ -61,8 +58,10 @@ pub(super) fn refuse_taken(inside: &mut Netlink, name: &str) -> Result<(), CniEr
 }
 
 /// The link that was just made.
-pub(super) fn made_link(netlink: &mut Netlink, name: &str) -> Result<Link, CniError> {
-    netlink.link(name)?.ok_or_else(|| CniError::internal(format!("link {name} was removed while it was made")))
+pub(super) fn made_link(netlink: &Netlink, name: &str) -> Result<Link, CniError> {
+    netlink
+        .link(name)?
+        .ok_or_else(|| CniError::internal(format!("link {name} was removed while it was made")))
 }
 
 /// Gives the interface what IPAM answered, and a VM its tap. The tap, if there is one.
@@ -88,12 +87,19 @@ pub(super) fn finish(
     })?;
     site.inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
     for ip in &addresses.ips {
-        site.inside.add_address(link.index, ip.address, AddressOptions { no_dad: true, ..AddressOptions::default() })?;
+        site.inside.add_address(
+            link.index,
+            ip.address,
+            AddressOptions { no_dad: true, ..AddressOptions::default() },
+        )?;
     }
-    for route in routes(addresses) {
-        add_route(site.inside, link, &route)?;
-    }
+    add_routes(site.inside, link, addresses)?;
     Ok(None)
+}
+
+/// The routes that IPAM asks for.
+pub(super) fn add_routes(inside: &Netlink, link: &Link, result: &CniResult) -> Result<(), CniError> {
+    routes(result).iter().try_for_each(|route| add_route(inside, link, route))
 }
 
 fn finish_for_guest(
@@ -127,32 +133,49 @@ fn routes(result: &CniResult) -> Vec<NewRoute> {
         .iter()
         .map(|route| {
             let of_family = |address: &IpNet| address.addr().is_ipv4() == route.dst.addr().is_ipv4();
-            let from_address = || result.ips.iter().find(|ip| of_family(&ip.address)).and_then(|ip| ip.gateway);
+            let from_address =
+                || result.ips.iter().find(|ip| of_family(&ip.address)).and_then(|ip| ip.gateway);
             NewRoute {
                 gateway: route.gw.or_else(from_address),
                 mtu: route.mtu,
                 advmss: route.advmss,
                 priority: route.priority,
                 table: route.table,
-                scope: route.scope,
-                ..NewRoute::to(route.dst)
+                scope: route.scope.map(Scope::from_number),
+                ..NewRoute::new(route.dst)
             }
         })
         .collect()
 }
 
-fn add_route(inside: &mut Netlink, link: &Link, route: &NewRoute) -> Result<(), CniError> {
-    match inside.add_route(&NewRoute { device: Some(link.index), ..route.clone() }) {
-        // Two addresses of one family may come with the same route.
-        Ok(()) | Err(NetlinkError::Exists) => Ok(()),
-        Err(error) => Err(CniError::internal(format!("adding the route to {}: {error}", route.dst))),
-    }
+fn add_route(inside: &Netlink, link: &Link, route: &NewRoute) -> Result<(), CniError> {
+    // Two addresses of one family may come with the same route.
+    existing_ok(inside.add_route(&NewRoute { device: Some(link.index), ..route.clone() }))?;
+    Ok(())
 }
 
-/// CHECK of the interface: what it is called, its MAC and MTU, its addresses and routes.
+/// CHECK of the interface and of what is beside it: the tap of a VM, the routes of a container.
 pub(super) fn check(
     call: &Call,
-    view: &mut View<'_>,
+    view: &View<'_>,
+    previous: &CniResult,
+    kind: &str,
+) -> Result<Link, CniError> {
+    let link = check_link(call, view, previous, kind)?;
+    if call.settings.tap.wanted {
+        let tap = pod_tap::name_beside(&call.settings.tap, &link.name);
+        let tap = pod_tap::check(call, view, &tap, Some(&link))?;
+        same(&format!("{}'s MTU", tap.name), &tap.mtu, &link.mtu)?;
+    } else {
+        check_routes(view, &link, previous)?;
+    }
+    Ok(link)
+}
+
+/// CHECK of the interface: what it is called, its MAC and MTU, its addresses.
+pub(super) fn check_link(
+    call: &Call,
+    view: &View<'_>,
     previous: &CniResult,
     kind: &str,
 ) -> Result<Link, CniError> {
@@ -171,30 +194,30 @@ pub(super) fn check(
         same(&format!("{name}'s MTU"), &link.mtu, &mtu)?;
     }
     let index = previous.interfaces.iter().position(|interface| in_pod(&interface));
-    let addresses = view.inside.addresses(link.index)?;
+    let addresses = view.inside.addresses(Some(link.index))?;
     for ip in previous.ips.iter().filter(|ip| ip.interface == index) {
-        if !addresses.contains(&ip.address) {
+        if !addresses.iter().any(|address| address.network == ip.address) {
             return Err(changed(format!("{name} no longer has the address {}", ip.address)));
         }
     }
-    if call.settings.tap.wanted {
-        let tap = pod_tap::name_beside(&call.settings.tap, name);
-        let tap = pod_tap::check(call, view, &tap, Some(&link))?;
-        same(&format!("{}'s MTU", tap.name), &tap.mtu, &link.mtu)?;
-        return Ok(link);
-    }
-    let present = view.inside.routes_of(link.index)?;
+    Ok(link)
+}
+
+/// CHECK of a container's routes.
+pub(super) fn check_routes(view: &View<'_>, link: &Link, previous: &CniResult) -> Result<(), CniError> {
+    let name = &link.name;
+    let present = view.inside.routes(RouteFilter { device: Some(link.index), ..RouteFilter::default() })?;
     for route in routes(previous) {
-        let there = |other: &NewRoute| {
+        let there = |other: &Route| {
             other.dst == route.dst
                 && route.gateway.is_none_or(|gateway: IpAddr| other.gateway == Some(gateway))
-                && route.table.is_none_or(|table| other.table == Some(table))
+                && route.table.is_none_or(|table| other.table == table)
         };
         if !present.iter().any(there) {
             return Err(changed(format!("{name} no longer has the route to {}", route.dst)));
         }
     }
-    Ok(link)
+    Ok(())
 }
 
 /// The interface in a result.

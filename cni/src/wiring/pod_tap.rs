@@ -7,7 +7,7 @@
 use super::settings::TapSettings;
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
 use crate::journal::Step;
-use crate::netlink::{Change, Details, Link};
+use crate::netlink::{Change, Details, Link, existing_ok};
 use crate::protocol::{CniError, Code, Interface};
 use crate::sysctl;
 use crate::tap::{self, NewTap, TapError};
@@ -43,19 +43,19 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
     site.journal.will(Step::PodLink { name: name.to_owned() })?;
     let settings = &call.settings.tap;
     let wanted = NewTap {
-        name,
+        name: name.to_owned(),
         owner: Some(settings.owner),
         group: Some(settings.group),
         multi_queue: settings.multi_queue,
         vnet_hdr: true,
     };
-    match in_pod(site.pod, || tap::create_as(&wanted, settings.selinux_context.as_deref()))? {
+    match in_pod(site.pod, || tap::create(&wanted))? {
         Ok(()) => {}
-        Err(TapError::Exists) => {
+        Err(TapError::Exists(_)) => {
             site.journal.retract()?;
             return Err(taken(name));
         }
-        Err(error @ TapError::Unavailable(_)) => {
+        Err(error @ (TapError::NoDevice | TapError::Open(_))) => {
             return Err(CniError::new(Code::NotAvailable, error.to_string()));
         }
         Err(error) => return Err(CniError::internal(format!("making tap {name}: {error}"))),
@@ -69,10 +69,9 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
     if let Err(error) = quiet {
         tracing::debug!(%error, "IPv6 is off in the pod, or its settings cannot be written");
     }
-    let alias = call.alias();
     site.inside.change(
         link.index,
-        &Change { mtu, alias: Some(&alias), up: Some(true), ..Change::default() },
+        &Change { mtu, alias: Some(call.alias()), up: Some(true), ..Change::default() },
     )?;
     site.inside
         .link_at(link.index)?
@@ -90,18 +89,19 @@ pub(super) fn join(site: &mut Site<'_>, nic: &Link, tap: &Link, ours: bool) -> R
         ));
     }
     if !ours {
-        site.journal.will(Step::PodRedirect { name: nic.name.clone() })?;
+        let ingress = !site.inside.has_ingress(nic.index)?;
+        site.journal.will(Step::PodRedirect { name: nic.name.clone(), tap: tap.name.clone(), ingress })?;
     }
     // First what comes from the guest: until the NIC is redirected the pod's stack still has it.
     for (from, to) in [(tap, nic), (nic, tap)] {
-        site.inside.add_ingress(from.index)?;
+        existing_ok(site.inside.add_ingress(from.index))?;
         site.inside.redirect_all(from.index, to.index)?;
     }
     Ok(())
 }
 
 /// CHECK of [`make`] and [`join`].
-pub(super) fn check(call: &Call, view: &mut View<'_>, name: &str, nic: Option<&Link>) -> Result<Link, CniError> {
+pub(super) fn check(call: &Call, view: &View<'_>, name: &str, nic: Option<&Link>) -> Result<Link, CniError> {
     let link = existing(view.inside, name, "in the pod")?;
     let settings = &call.settings.tap;
     let Details::Tun(tun) = &link.details else {

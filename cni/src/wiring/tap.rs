@@ -29,7 +29,7 @@ impl Tap {
 
     /// The pod's NIC that the VM gets: the one named; the one of the logical network that KubeVirt names; the one that
     /// the plugins before us made; the first network's; the one with the default route.
-    fn uplink(&self, call: &Call, inside: &mut Netlink) -> Result<Link, CniError> {
+    fn uplink(&self, call: &Call, inside: &Netlink) -> Result<Link, CniError> {
         if let Some(name) = &self.uplink {
             return inside
                 .link(name)?
@@ -83,19 +83,24 @@ impl Wiring for Tap {
         })
     }
 
-    fn check(&self, call: &Call, view: &mut View<'_>, _previous: &CniResult) -> Result<(), CniError> {
+    fn check(&self, call: &Call, view: &View<'_>, _previous: &CniResult) -> Result<(), CniError> {
         let recorded = |wanted: fn(&Step) -> Option<&String>| {
-            view.entry.steps.iter().find_map(wanted).cloned().ok_or_else(|| changed("the record of ADD is not whole"))
+            view.entry
+                .steps
+                .iter()
+                .find_map(wanted)
+                .cloned()
+                .ok_or_else(|| changed("the record of ADD is not whole"))
         };
         let tap = recorded(|step| if let Step::PodLink { name } = step { Some(name) } else { None })?;
-        let nic = recorded(|step| if let Step::PodRedirect { name } = step { Some(name) } else { None })?;
+        let nic = recorded(|step| if let Step::PodRedirect { name, .. } = step { Some(name) } else { None })?;
         let nic = existing(view.inside, &nic, "in the pod")?;
         let tap = pod_tap::check(call, view, &tap, Some(&nic))?;
         let mtu = call.settings.mtu.unwrap_or(nic.mtu);
         super::site::same(&format!("{}'s MTU", tap.name), &tap.mtu, &mtu)
     }
 
-    fn ready(&self, _call: &Call, _host: &mut Netlink) -> Result<(), CniError> {
+    fn ready(&self, _call: &Call, _host: &Netlink) -> Result<(), CniError> {
         tap::available().map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))
     }
 }

@@ -7,7 +7,7 @@
 
 mod args;
 mod signals;
-mod tap;
+pub(crate) mod tap;
 mod checksum;
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};

@@ -2,11 +2,11 @@
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
 
+use super::additions::{self, Additions, Program};
 use super::cpio::Archive;
 use super::modules;
 
@@ -75,35 +75,32 @@ impl Image {
         Ok(Self { kernel, initramfs })
     }
 
-    /// The same with a program of this machine as `/bin/NAME`, and the libraries this machine would run it with; the
-    /// larger file goes to `directory`.
+    /// The same with a program of this machine as `/bin/NAME`; the larger file goes to `directory`.
     pub fn with_program(&self, name: &str, program: &Path, directory: &Path) -> anyhow::Result<Self> {
-        // The kernel unpacks archives one after another.
-        let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
-        let mut bytes = read(&self.initramfs)?;
-        let folder = format!("programs/{name}");
-        let mut archive = Archive::default();
-        archive.directory("programs");
-        archive.directory(&folder);
-        archive.file(&format!("{folder}/{name}"), &read(program)?, 0o755);
-        let mut loader = None;
-        for library in linked_libraries(program)? {
-            let file_name = library.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            archive.file(&format!("{folder}/{file_name}"), &read(&library)?, 0o755);
-            if file_name.starts_with("ld-") {
-                loader = Some(file_name);
-            }
-        }
-        let start = match loader {
-            Some(loader) => format!("/{folder}/{loader} --library-path /{folder} /{folder}/{name}"),
-            None => format!("/{folder}/{name}"),
-        };
-        archive.file(&format!("bin/{name}"), format!("#!/bin/sh\nexec {start} \"$@\"\n").as_bytes(), 0o755);
+        let program = Program { place: format!("/bin/{name}"), file: program.to_owned() };
+        self.with(&Additions { programs: vec![program], ..Additions::default() }, directory)
+    }
+
+    /// The same with `additions`; the larger file goes to `directory`.
+    pub fn with(&self, additions: &Additions, directory: &Path) -> anyhow::Result<Self> {
+        let mut bytes =
+            std::fs::read(&self.initramfs).with_context(|| format!("read {}", self.initramfs.display()))?;
+        let tree = find(&unpacked()?, "lib/modules")?;
         bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes.extend(archive.finish());
+        bytes.extend(additions::archive(additions, &MODULES, &tree, directory)?);
         let initramfs = directory.join("initramfs.cpio");
         store(&initramfs, &bytes)?;
         Ok(Self { kernel: self.kernel.clone(), initramfs })
+    }
+
+    /// The same in files of `directory`: whoever may enter it can read them.
+    pub(super) fn copy_to(&self, directory: &Path) -> anyhow::Result<Self> {
+        let copy = |file: &Path, name: &str| {
+            let place = directory.join(name);
+            std::fs::copy(file, &place).with_context(|| format!("copy {}", file.display()))?;
+            Ok::<_, anyhow::Error>(place)
+        };
+        Ok(Self { kernel: copy(&self.kernel, "kernel")?, initramfs: copy(&self.initramfs, "first.cpio")? })
     }
 
     pub(crate) fn kernel(&self) -> &Path {
@@ -131,23 +128,8 @@ fn archive(unpacked: &Path) -> anyhow::Result<Vec<u8>> {
     for (path, content) in SCRIPTS {
         archive.file(path, content.as_bytes(), 0o755);
     }
-    let mut order = String::new();
-    for module in modules::in_order(&tree, &MODULES)? {
-        archive.file(&format!("modules/{}.ko", module.name), &module.content, 0o644);
-        order.push_str(&module.name);
-        order.push('\n');
-    }
-    archive.file("modules/order", order.as_bytes(), 0o644);
+    modules::store(&mut archive, &tree, &MODULES)?;
     Ok(archive.finish())
-}
-
-/// The loader and the libraries of a program, as this machine's loader finds them. None for a static one.
-fn linked_libraries(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(program).output().context("run ldd")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    // `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)` for the loader.
-    let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
-    Ok(paths.map(PathBuf::from).collect())
 }
 
 /// Newer releases keep everything below /usr.

@@ -72,8 +72,17 @@ pub(super) fn devices(
             command.args(["-chardev", &cable]);
             command.args(["-netdev", &format!("vhost-user,id={NETDEV},chardev={CABLE},queues={pairs}")]);
         }
+        Netdev::Tap { name, queues } => {
+            let tap = format!("tap,id={NETDEV},ifname={name},script=no,downscript=no,vhost=off");
+            // A tap with one queue is another kind than one with many of which one is used.
+            let queues = if *queues > 1 { format!(",queues={queues}") } else { String::new() };
+            command.args(["-netdev", &format!("{tap}{queues}")]);
+        }
+        Netdev::None => {}
     }
-    command.args(["-device", &nic(options).to_string()]);
+    if !matches!(options.netdev, Netdev::None) {
+        command.args(["-device", &nic(options).to_string()]);
+    }
     if options.free_page_reporting {
         command.args(["-device", "virtio-balloon-pci,free-page-reporting=on"]);
     }
@@ -93,8 +102,10 @@ pub(super) fn nic(options: &Options) -> serde_json::Value {
     if let (Some(mtu), Some(fields)) = (options.mtu, nic.as_object_mut()) {
         fields.insert("host_mtu".to_owned(), mtu.into());
     }
-    if let (Netdev::VhostUser { pairs: pairs @ 2.., .. }, Some(fields)) =
-        (&options.netdev, nic.as_object_mut())
+    if let (
+        Netdev::VhostUser { pairs: pairs @ 2.., .. } | Netdev::Tap { queues: pairs @ 2.., .. },
+        Some(fields),
+    ) = (&options.netdev, nic.as_object_mut())
     {
         fields.insert("mq".to_owned(), true.into());
         // A vector for each queue, and two for the device's own changes and its control queue.

@@ -6,15 +6,29 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
+use super::cpio::Archive;
+
 /// A module, ready to be loaded.
 #[derive(Debug)]
-pub(super) struct Module {
-    pub(super) name: String,
-    pub(super) content: Vec<u8>,
+struct Module {
+    name: String,
+    content: Vec<u8>,
+}
+
+/// Puts `wanted` and everything they need into `archive`, with the list that `guest/init` loads them by.
+pub(super) fn store(archive: &mut Archive, tree: &Path, wanted: &[&str]) -> anyhow::Result<()> {
+    let mut order = String::new();
+    for module in in_order(tree, wanted)? {
+        archive.file(&format!("modules/{}.ko", module.name), &module.content, 0o644);
+        order.push_str(&module.name);
+        order.push('\n');
+    }
+    archive.file("modules/order", order.as_bytes(), 0o644);
+    Ok(())
 }
 
 /// `wanted` and everything they need, in an order in which `insmod` accepts them.
-pub(super) fn in_order(tree: &Path, wanted: &[&str]) -> anyhow::Result<Vec<Module>> {
+fn in_order(tree: &Path, wanted: &[&str]) -> anyhow::Result<Vec<Module>> {
     let mut files = BTreeMap::new();
     index(tree, &mut files)?;
     let mut loaded = Vec::new();

@@ -6,20 +6,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::options::Options;
-use crate::journal::Step;
-use crate::netlink::{AddressOptions, BridgeVlan, Change, Kind, Link, Netlink, NetlinkError, NewLink};
-use crate::nft::Nft;
+use crate::netlink::{AddressOptions, Change, Kind, Link, Netlink, NewLink, NewVlan, Peer, existing_ok};
 use crate::protocol::{CniError, CniResult, Code, Route};
 use crate::sysctl;
 use crate::wiring::pod_interface::made_link;
 use crate::wiring::settings::interface_name;
-use crate::wiring::site::{Call, Site, View, changed};
+use crate::wiring::site::{Site, View, changed};
 
 /// Completes what IPAM answered with gateways and routes, and makes the node forward.
 pub(super) fn prepare(
     options: &Options,
-    call: &Call,
-    site: &mut Site<'_>,
+    site: &Site<'_>,
     bridge: &Link,
     result: &mut CniResult,
 ) -> Result<(), CniError> {
@@ -44,20 +41,13 @@ pub(super) fn prepare(
             }
         }
     }
-    if options.masquerade {
-        site.journal.will(Step::Rules)?;
-        let mut nft = Nft::open()?;
-        for ip in &result.ips {
-            nft.masquerade(&call.attachment.id(), ip.address.addr(), ip.address.trunc())?;
-        }
-    }
     Ok(())
 }
 
 /// CHECK of the bridge's addresses.
 pub(super) fn check(
     options: &Options,
-    view: &mut View<'_>,
+    view: &View<'_>,
     bridge: &Link,
     previous: &CniResult,
 ) -> Result<(), CniError> {
@@ -66,10 +56,12 @@ pub(super) fn check(
     }
     let name = device_name(options, bridge)?;
     let device = view.host.link(&name)?.ok_or_else(|| changed(format!("{name} is gone")))?;
-    let addresses = view.host.addresses(device.index)?;
+    let addresses = view.host.addresses(Some(device.index))?;
     for ip in &previous.ips {
         let wanted = ip.gateway.map(|gateway| with_prefix(gateway, ip.address));
-        if let Some(wanted) = wanted.filter(|wanted| !addresses.contains(wanted)) {
+        if let Some(wanted) =
+            wanted.filter(|wanted| !addresses.iter().any(|address| address.network == *wanted))
+        {
             return Err(changed(format!("{name} no longer has the gateway's address {wanted}")));
         }
     }
@@ -78,41 +70,48 @@ pub(super) fn check(
 
 /// What has the gateway's address: the bridge; or, where ports are of a VLAN, a veth pair whose other end is a port of
 /// that VLAN, as with the reference plugin. It is the network's and stays, as the bridge does.
-fn interface(options: &Options, host: &mut Netlink, bridge: &Link) -> Result<Link, CniError> {
-    let Some(vlan) = options.vlans.as_ref().and_then(|vlans| vlans.untagged) else { return Ok(bridge.clone()) };
+fn interface(options: &Options, host: &Netlink, bridge: &Link) -> Result<Link, CniError> {
+    let Some(vlan) = options.vlans.as_ref().and_then(|vlans| vlans.untagged) else {
+        return Ok(bridge.clone());
+    };
     let name = device_name(options, bridge)?;
     if let Some(link) = host.link(&name)? {
         return Ok(link);
     }
     let port = format!("veth{:04}{:07x}", vlan, bridge.index);
-    let peer = NewLink { up: true, mtu: Some(bridge.mtu), ..NewLink::new(&port, Kind::Other("veth")) };
-    let pair = NewLink {
-        up: true,
-        mtu: Some(bridge.mtu),
-        ..NewLink::new(&name, Kind::Veth { peer: Box::new(peer) })
-    };
-    match host.create(&pair) {
-        Ok(()) | Err(NetlinkError::Exists) => {}
-        Err(error) => return Err(CniError::internal(format!("making {name}: {error}"))),
-    }
+    let peer = Peer { mtu: Some(bridge.mtu), ..Peer::new(&port, None) };
+    let pair = NewLink { up: true, mtu: Some(bridge.mtu), ..NewLink::new(&name, Kind::Veth { peer }) };
+    existing_ok(host.create(&pair))?;
     let port = made_link(host, &port)?;
-    host.change(port.index, &Change { master: Some(Some(bridge.index)), ..Change::default() })?;
-    host.add_vlan(port.index, &BridgeVlan { first: vlan, last: vlan, pvid: true, untagged: true })?;
+    host.change(
+        port.index,
+        &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() },
+    )?;
+    host.add_vlan(
+        port.index,
+        &NewVlan { first: vlan, last: vlan, pvid: true, untagged: true, on_bridge_itself: false },
+    )?;
     if vlan != 1 {
-        host.delete_vlan(port.index, 1)?;
+        host.delete_vlan(
+            port.index,
+            &NewVlan { first: 1, last: 1, pvid: false, untagged: false, on_bridge_itself: false },
+        )?;
     }
     made_link(host, &name)
 }
 
 fn device_name(options: &Options, bridge: &Link) -> Result<String, CniError> {
-    let Some(vlan) = options.vlans.as_ref().and_then(|vlans| vlans.untagged) else { return Ok(bridge.name.clone()) };
+    let Some(vlan) = options.vlans.as_ref().and_then(|vlans| vlans.untagged) else {
+        return Ok(bridge.name.clone());
+    };
     let name = format!("{}.{vlan}", bridge.name);
     interface_name("bridge", &name)?;
     Ok(name)
 }
 
-fn assign(host: &mut Netlink, device: &Link, address: IpNet, force: bool) -> Result<(), CniError> {
-    for other in host.addresses(device.index)? {
+fn assign(host: &Netlink, device: &Link, address: IpNet, force: bool) -> Result<(), CniError> {
+    for other in host.addresses(Some(device.index))? {
+        let other = other.network;
         let same_family = other.addr().is_ipv4() == address.addr().is_ipv4();
         let in_the_way = match (other, address) {
             _ if other == address => return Ok(()),
@@ -134,10 +133,9 @@ fn assign(host: &mut Netlink, device: &Link, address: IpNet, force: bool) -> Res
         }
         host.delete_address(device.index, other)?;
     }
-    match host.add_address(device.index, address, AddressOptions { no_dad: true, ..AddressOptions::default() }) {
-        Ok(()) | Err(NetlinkError::Exists) => Ok(()),
-        Err(error) => Err(CniError::internal(format!("giving {} the address {address}: {error}", device.name))),
-    }
+    let options = AddressOptions { no_dad: true, ..AddressOptions::default() };
+    existing_ok(host.add_address(device.index, address, options))?;
+    Ok(())
 }
 
 /// Lets the node forward, if it does not yet.

@@ -2,42 +2,74 @@
 //! bridge, which others use too, nor change what it was made with.
 
 mod options;
-mod gateway;
+pub(super) mod gateway;
 mod port;
+mod overlay;
 
 use super::pod_interface::{self, on_node};
+use super::rules::{self, Wanted};
 use super::site::{Call, Site, View, changed, existing, same};
 use super::{Wiring, pod_tap};
 use crate::ipam;
-use crate::journal::Step;
-use crate::netlink::{Change, Details, Kind, Link, Netlink, NetlinkError, NewLink};
-use crate::nft::Nft;
+use crate::journal::{SHARED_LINKS, Step};
+use crate::netlink::{Change, Details, Kind, Link, Netlink, NetlinkError, NewLink, existing_ok};
 use crate::protocol::{CniError, CniResult, Code, MacAddress};
 use crate::tap;
 use options::Options;
+use overlay::Overlay;
 
 /// The mode with its keys.
 #[derive(Debug)]
 pub(super) struct Bridge {
     options: Options,
+    /// Of mode `vxlan`.
+    overlay: Option<Overlay>,
 }
 
 impl Bridge {
     pub(super) fn read(call: &Call) -> Result<Self, CniError> {
-        Ok(Self { options: Options::read(call)? })
+        Ok(Self { options: Options::read(call)?, overlay: None })
+    }
+
+    /// Mode `vxlan`: the bridge is the overlay's on this node, and goes with it unless it was named.
+    pub(super) fn read_overlay(call: &Call) -> Result<Self, CniError> {
+        let overlay = Overlay::read(call)?;
+        let mut options = Options::read(call)?;
+        if !options.named {
+            options.bridge = overlay.bridge_name();
+        }
+        Ok(Self { options, overlay: Some(overlay) })
+    }
+
+    /// What its ports get: what is asked for, else what the overlay leaves, else the bridge's own.
+    fn mtu(&self, call: &Call, host: &Netlink) -> Result<Option<u32>, CniError> {
+        self.overlay.as_ref().map_or(Ok(call.settings.mtu), |overlay| overlay.mtu(call, host).map(Some))
+    }
+
+    /// The bridge, and the overlay's port of it.
+    fn prepare(&self, site: &mut Site<'_>, mtu: Option<u32>) -> Result<Link, CniError> {
+        let Some(overlay) = &self.overlay else { return self.ensure(site.host, mtu) };
+        // Whoever goes as the last meanwhile waits, and then finds us.
+        let _alone = site.store.lock_shared(SHARED_LINKS)?;
+        if !self.options.named {
+            site.journal.will(Step::SharedLink { name: self.options.bridge.clone() })?;
+        }
+        let bridge = self.ensure(site.host, mtu)?;
+        overlay.ensure(site, &bridge)?;
+        Ok(bridge)
     }
 
     /// The bridge, made if it is not there.
-    fn ensure(&self, call: &Call, host: &mut Netlink) -> Result<Link, CniError> {
+    fn ensure(&self, host: &Netlink, mtu: Option<u32>) -> Result<Link, CniError> {
         let name = &self.options.bridge;
         if let Some(link) = host.link(name)? {
             return self.usable(link);
         }
-        let kind = Kind::Bridge { vlan_filtering: self.options.vlans.is_some() };
-        match host.create(&NewLink { mtu: call.settings.mtu, ..NewLink::new(name, kind) }) {
+        let kind = Kind::Bridge { vlan_filtering: self.options.vlans.is_some(), default_pvid: None };
+        match host.create(&NewLink { mtu, ..NewLink::new(name, kind) }) {
             Ok(()) => {}
             // Another ADD made it a moment ago.
-            Err(NetlinkError::Exists) => return self.usable(pod_interface::made_link(host, name)?),
+            Err(NetlinkError::Exists { .. }) => return self.usable(pod_interface::made_link(host, name)?),
             Err(error) => return Err(CniError::internal(format!("making bridge {name}: {error}"))),
         }
         pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
@@ -49,11 +81,11 @@ impl Bridge {
     }
 
     fn usable(&self, link: Link) -> Result<Link, CniError> {
-        let Details::Bridge(bridge) = &link.details else {
+        let Details::Bridge { vlan_filtering, .. } = link.details else {
             let why = format!("a link of this name is on the node, but it is no bridge ({})", kind(&link));
             return Err(CniError::config("bridge", &link.name, &why));
         };
-        if self.options.vlans.is_some() && !bridge.vlan_filtering {
+        if self.options.vlans.is_some() && !vlan_filtering {
             // To switch it on for a bridge in use would cut off every port without a VLAN of its own.
             let why = "bridge was made without VLAN filtering; whoever made it must switch it on \
                        (ip link set dev BRIDGE type bridge vlan_filtering 1)";
@@ -71,7 +103,8 @@ impl Bridge {
         for entry in site.store.entries()? {
             let theirs = entry.header.map(|header| header.attachment);
             if theirs != ours && entry.mac.is_some_and(|(other, place)| other == mac && place == *name) {
-                let whose = theirs.map_or_else(String::new, |other| format!(" by container {}", other.container));
+                let whose =
+                    theirs.map_or_else(String::new, |other| format!(" by container {}", other.container));
                 return used(format!("used on bridge {name}{whose}"));
             }
         }
@@ -89,12 +122,17 @@ impl Bridge {
         call: &Call,
         site: &mut Site<'_>,
         bridge: &Link,
+        mtu: Option<u32>,
         given: Option<&CniResult>,
     ) -> Result<(Link, Option<Link>), CniError> {
         if let Some(given) = given {
             let link = options::given_port(given, site.host)?;
             if link.master.is_some_and(|master| master != bridge.index) {
-                return Err(CniError::config("prevResult", &link.name, "this link is a port of another bridge"));
+                return Err(CniError::config(
+                    "prevResult",
+                    &link.name,
+                    "this link is a port of another bridge",
+                ));
             }
             site.journal.will(Step::Port { name: link.name.clone(), in_pod: false })?;
             return Ok((link, None));
@@ -103,8 +141,7 @@ impl Bridge {
         if let Some(mac) = mac {
             self.claim(site, bridge, mac)?;
         }
-        let mtu = call.settings.mtu.or(Some(bridge.mtu));
-        let (port, inside) = pod_interface::veth(call, site, mtu, mac)?;
+        let (port, inside) = pod_interface::veth(call, site, mtu.or(Some(bridge.mtu)), mac)?;
         Ok((port, Some(inside)))
     }
 }
@@ -112,28 +149,26 @@ impl Bridge {
 impl Wiring for Bridge {
     fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {
         let previous = call.config.previous()?;
-        let bridge = self.ensure(call, site.host)?;
-        let (port, inside) = self.port(call, site, &bridge, previous.as_ref())?;
+        let mtu = self.mtu(call, site.host)?;
+        let bridge = self.prepare(site, mtu)?;
+        let (port, inside) = self.port(call, site, &bridge, mtu, previous.as_ref())?;
         port::enslave(&self.options, site, &bridge, &port)?;
-        if self.options.spoof_check {
-            let mac = inside.as_ref().and_then(|inside| inside.mac);
-            let mac = mac.ok_or_else(|| {
-                CniError::config("macspoofchk", true, "the MAC of a port that another plugin made is not known")
-            })?;
-            site.journal.will(Step::Rules)?;
-            Nft::open()?.spoof_check(&call.attachment.id(), &port.name, mac)?;
-        }
         let Some(inside) = inside else {
             let mut result = previous.unwrap_or_default();
+            rules::install(call, site, self.rules(&port, &result)?, &result, &bridge)?;
             result.interfaces.push(on_node(&bridge));
             return Ok(result);
         };
-        let mut result = CniResult::default();
+        let mut result =
+            CniResult { interfaces: vec![pod_interface::interface(call, &inside)], ..CniResult::default() };
+        let wanted = self.rules(&port, &result)?;
         if call.config.ipam_type().is_some() {
             site.journal.will(Step::Lease)?;
             result = ipam::add(&call.config, &call.environment)?.unwrap_or_default();
-            gateway::prepare(&self.options, call, site, &bridge, &mut result)?;
+            gateway::prepare(&self.options, site, &bridge, &mut result)?;
         }
+        rules::install(call, site, wanted, &result, &bridge)?;
+        self.tell_neighbours(site, &bridge, &inside, &result)?;
         let tap = if self.options.disable_container_interface {
             None
         } else {
@@ -149,25 +184,27 @@ impl Wiring for Bridge {
         Ok(result)
     }
 
-    fn check(&self, call: &Call, view: &mut View<'_>, previous: &CniResult) -> Result<(), CniError> {
+    fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
         let bridge = existing(view.host, &self.options.bridge, "on the node")?;
-        if !matches!(bridge.details, Details::Bridge(_)) {
+        if !matches!(bridge.details, Details::Bridge { .. }) {
             return Err(changed(format!("{} is no bridge ({})", bridge.name, kind(&bridge))));
         }
         same(&format!("whether {} is up", bridge.name), &bridge.up, &true)?;
         if self.options.promiscuous {
             same(&format!("{}'s promiscMode", bridge.name), &bridge.promiscuous, &true)?;
         }
-        let name = view.entry.steps.iter().find_map(|step| match step {
-            Step::HostLink { name } | Step::Port { name, in_pod: false } => Some(name.clone()),
-            _ => None,
-        });
+        let end = |step: &Step| {
+            if let Step::HostLink { name } | Step::Port { name, in_pod: false } = step {
+                Some(name.clone())
+            } else {
+                None
+            }
+        };
+        let name = view.entry.steps.iter().find_map(end);
         let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
         let port = existing(view.host, &name, "on the node")?;
         port::check(&self.options, view, &bridge, &port)?;
-        if view.entry.steps.contains(&Step::Rules) {
-            self.check_rules(call, &port, previous)?;
-        }
+        rules::check(call, self.rules(&port, previous)?, previous)?;
         if view.entry.steps.iter().any(|step| matches!(step, Step::Port { .. })) {
             return Ok(());
         }
@@ -175,12 +212,15 @@ impl Wiring for Bridge {
             let link = existing(view.inside, &call.attachment.interface, "in the pod")?;
             return same(&format!("whether {} is up", link.name), &link.up, &false);
         }
+        if let Some(overlay) = &self.overlay {
+            overlay.check(view, &bridge)?;
+        }
         let inside = pod_interface::check(call, view, previous, "veth")?;
         same(&format!("the other end of {}", inside.name), &inside.parent, &Some(port.index))?;
         gateway::check(&self.options, view, &bridge, previous)
     }
 
-    fn ready(&self, call: &Call, host: &mut Netlink) -> Result<(), CniError> {
+    fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError> {
         if let Some(link) = host.link(&self.options.bridge)? {
             self.usable(link).map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
         } else if self.recorded(call)? {
@@ -190,11 +230,8 @@ impl Wiring for Bridge {
                 format!("bridge {} is gone, and attachments to it are not", self.options.bridge),
             ));
         }
-        if self.options.needs_rules() {
-            Nft::open()
-                .and_then(|mut nft| nft.available())
-                .map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))?;
-        }
+        self.overlay.as_ref().map_or(Ok(()), |overlay| overlay.ready(host))?;
+        rules::ready(self.options.masquerade, self.options.spoof_check)?;
         if call.settings.tap.wanted {
             tap::available().map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))?;
         }
@@ -202,9 +239,7 @@ impl Wiring for Bridge {
     }
 
     fn leftovers(&self, call: &Call) -> Vec<Step> {
-        let mut steps = vec![Step::HostLink { name: call.attachment.host_link() }];
-        steps.extend(self.options.needs_rules().then_some(Step::Rules));
-        steps
+        vec![Step::HostLink { name: call.attachment.host_link() }, Step::Rules]
     }
 }
 
@@ -213,6 +248,39 @@ fn kind(link: &Link) -> &str {
 }
 
 impl Bridge {
+    /// The rules that the keys ask for; the MAC is the one that the result's interface in the pod has.
+    fn rules<'a>(&self, port: &'a Link, result: &CniResult) -> Result<Wanted<'a>, CniError> {
+        let mut wanted = Wanted { masquerade: self.options.masquerade, spoof_check: None };
+        if self.options.spoof_check {
+            let inside = result.interfaces.iter().find(|interface| interface.sandbox.is_some());
+            let mac = inside.and_then(|inside| inside.mac.as_ref()).and_then(|mac| mac.parse().ok());
+            let unknown = "no interface in the pod is known whose MAC the port could have";
+            let mac = mac.ok_or_else(|| CniError::config("macspoofchk", true, unknown))?;
+            wanted.spoof_check = Some((&port.name, mac));
+        }
+        Ok(wanted)
+    }
+
+    /// Where ARP is not to cross the overlay, the bridge answers for this VM.
+    fn tell_neighbours(
+        &self,
+        site: &mut Site<'_>,
+        bridge: &Link,
+        inside: &Link,
+        result: &CniResult,
+    ) -> Result<(), CniError> {
+        let (true, Some(mac)) = (self.overlay.as_ref().is_some_and(|overlay| overlay.suppress), inside.mac)
+        else {
+            return Ok(());
+        };
+        for ip in &result.ips {
+            let address = ip.address.addr();
+            site.journal.will(Step::Neighbour { link: bridge.name.clone(), address, mac })?;
+            existing_ok(site.host.add_neighbour(bridge.index, address, mac, true))?;
+        }
+        Ok(())
+    }
+
     /// Whether an attachment of this network is written down.
     fn recorded(&self, call: &Call) -> Result<bool, CniError> {
         let store = crate::journal::Store::new(&call.settings.state_directory);

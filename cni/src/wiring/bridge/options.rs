@@ -19,6 +19,8 @@ const VLANS: RangeInclusive<i64> = 1..=4094;
 #[expect(clippy::struct_excessive_bools, reason = "each is a key that an administrator writes")]
 pub(super) struct Options {
     pub(super) bridge: String,
+    /// The configuration says what it is called.
+    pub(super) named: bool,
     pub(super) is_gateway: bool,
     pub(super) is_default_gateway: bool,
     /// Replace another address of the bridge's instead of refusing.
@@ -93,7 +95,8 @@ struct TrunkKeys {
 impl Options {
     pub(super) fn read(call: &Call) -> Result<Self, CniError> {
         let keys: Keys = call.config.read()?;
-        let bridge = keys.bridge.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| BRIDGE.to_owned());
+        let named = keys.bridge.clone().filter(|name| !name.is_empty());
+        let bridge = named.clone().unwrap_or_else(|| BRIDGE.to_owned());
         interface_name("bridge", &bridge)?;
         if keys.hairpin && keys.promiscuous {
             let why = "cannot set hairpin mode and promiscuous mode at the same time";
@@ -117,6 +120,7 @@ impl Options {
         Ok(Self {
             vlans: Vlans::read(&keys)?,
             bridge,
+            named: named.is_some(),
             is_gateway: keys.is_gateway || keys.is_default_gateway,
             is_default_gateway: keys.is_default_gateway,
             force_address: keys.force_address,
@@ -129,11 +133,6 @@ impl Options {
             isolated: keys.isolated,
             learning: keys.learning,
         })
-    }
-
-    /// Whether an attachment has rules in nf_tables.
-    pub(super) const fn needs_rules(&self) -> bool {
-        self.masquerade || self.spoof_check
     }
 
     /// The key that asks for VLANs.
@@ -171,9 +170,8 @@ impl TrunkKeys {
                 (None, _) => refused(least.to_string(), "incorrect trunk minID parameter"),
                 (_, None) => refused(most.to_string(), "incorrect trunk maxID parameter"),
             },
-            (None, None, Some(id)) => {
-                vlan(id).map_or_else(|| refused(id.to_string(), "incorrect trunk id parameter"), |id| Ok(id..=id))
-            }
+            (None, None, Some(id)) => vlan(id)
+                .map_or_else(|| refused(id.to_string(), "incorrect trunk id parameter"), |id| Ok(id..=id)),
             (None, None, None) => refused("{}".to_owned(), "an entry needs id, or minID and maxID"),
             (Some(one), None, _) | (None, Some(one), _) => refused(
                 one.to_string(),
@@ -189,7 +187,7 @@ fn vlan(id: i64) -> Option<u16> {
 
 /// "it should accept any previous result that includes a host-side interface" (CNI's conventions, "Chained plugins"): the
 /// first link on the node that is no bridge.
-pub(super) fn given_port(previous: &CniResult, host: &mut Netlink) -> Result<Link, CniError> {
+pub(super) fn given_port(previous: &CniResult, host: &Netlink) -> Result<Link, CniError> {
     for interface in previous.interfaces.iter().filter(|interface| interface.sandbox.is_none()) {
         if let Some(link) = host.link(&interface.name)?
             && link.kind.as_deref() != Some("bridge")

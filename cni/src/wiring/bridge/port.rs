@@ -1,7 +1,7 @@
 //! A port of the bridge: what it lets through. It must never touch another port.
 
 use super::options::{Options, Vlans};
-use crate::netlink::{BridgeVlan, Change, Link, PortChange};
+use crate::netlink::{Change, Link, NewVlan, PortChange};
 use crate::protocol::CniError;
 use crate::wiring::site::{Site, View, changed, same};
 
@@ -9,7 +9,12 @@ use crate::wiring::site::{Site, View, changed, same};
 const DEFAULT_VLAN: u16 = 1;
 
 /// Makes `port` a port of `bridge`, up, with all that the configuration asks of it.
-pub(super) fn enslave(options: &Options, site: &mut Site<'_>, bridge: &Link, port: &Link) -> Result<(), CniError> {
+pub(super) fn enslave(
+    options: &Options,
+    site: &mut Site<'_>,
+    bridge: &Link,
+    port: &Link,
+) -> Result<(), CniError> {
     if options.promiscuous && !bridge.promiscuous {
         site.host.change(bridge.index, &Change { promiscuous: Some(true), ..Change::default() })?;
     }
@@ -29,14 +34,21 @@ pub(super) fn enslave(options: &Options, site: &mut Site<'_>, bridge: &Link, por
             site.host.add_vlan(port.index, &wanted)?;
         }
         if !vlans.has_default() {
-            site.host.delete_vlan(port.index, DEFAULT_VLAN)?;
+            let default = NewVlan {
+                first: DEFAULT_VLAN,
+                last: DEFAULT_VLAN,
+                pvid: false,
+                untagged: false,
+                on_bridge_itself: false,
+            };
+            site.host.delete_vlan(port.index, &default)?;
         }
     }
     Ok(site.host.change(port.index, &Change { up: Some(true), ..Change::default() })?)
 }
 
 /// CHECK of [`enslave`].
-pub(super) fn check(options: &Options, view: &mut View<'_>, bridge: &Link, port: &Link) -> Result<(), CniError> {
+pub(super) fn check(options: &Options, view: &View<'_>, bridge: &Link, port: &Link) -> Result<(), CniError> {
     let name = &port.name;
     same(&format!("whether {name} is up"), &port.up, &true)?;
     if port.master != Some(bridge.index) {
@@ -50,28 +62,34 @@ pub(super) fn check(options: &Options, view: &mut View<'_>, bridge: &Link, port:
     let is = view.host.vlans(port.index)?;
     for wanted in vlans.wanted() {
         for id in wanted.first..=wanted.last {
-            let there = is.iter().find(|vlan| (vlan.first..=vlan.last).contains(&id));
+            let there = is.iter().find(|vlan| vlan.id == id);
             let there = there.ok_or_else(|| changed(format!("{name} no longer has VLAN {id}")))?;
             same(&format!("whether VLAN {id} is {name}'s untagged one"), &there.pvid, &wanted.pvid)?;
         }
     }
-    if !vlans.has_default() && is.iter().any(|vlan| (vlan.first..=vlan.last).contains(&DEFAULT_VLAN)) {
+    if !vlans.has_default() && is.iter().any(|vlan| vlan.id == DEFAULT_VLAN) {
         return Err(changed(format!("{name} has VLAN {DEFAULT_VLAN} again")));
     }
     Ok(())
 }
 
 impl Vlans {
-    fn wanted(&self) -> Vec<BridgeVlan> {
-        let trunk = self.trunk.iter().map(|range| BridgeVlan {
+    fn wanted(&self) -> Vec<NewVlan> {
+        let trunk = self.trunk.iter().map(|range| NewVlan {
             first: *range.start(),
             last: *range.end(),
             pvid: false,
             untagged: false,
+            on_bridge_itself: false,
         });
         // Behind the trunk: a range of it may hold the untagged one, whose flags are the later ones.
-        let untagged =
-            self.untagged.iter().map(|id| BridgeVlan { first: *id, last: *id, pvid: true, untagged: true });
+        let untagged = self.untagged.iter().map(|id| NewVlan {
+            first: *id,
+            last: *id,
+            pvid: true,
+            untagged: true,
+            on_bridge_itself: false,
+        });
         trunk.chain(untagged).collect()
     }
 

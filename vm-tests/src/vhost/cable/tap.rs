@@ -21,13 +21,13 @@ const TUN_F_USO6: u64 = 0x40;
 
 /// An open queue.
 #[derive(Debug)]
-pub(super) struct Tap {
+pub(crate) struct Tap {
     device: OwnedFd,
     name: String,
 }
 
 /// Moves the calling thread into the network namespace that `path` names.
-pub(super) fn enter(path: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) fn enter(path: Option<&Path>) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
     let namespace = File::open(path).with_context(|| format!("open {}", path.display()))?;
     rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
@@ -36,7 +36,7 @@ pub(super) fn enter(path: Option<&Path>) -> anyhow::Result<()> {
 
 impl Tap {
     /// Creates, or attaches to, the tap `name` in this thread's namespace; one queue of it when it has `many`.
-    pub(super) fn open(name: &str, many: bool) -> anyhow::Result<Self> {
+    pub(crate) fn open(name: &str, many: bool) -> anyhow::Result<Self> {
         let device = OpenOptions::new()
             .read(true)
             .write(true)
@@ -61,7 +61,7 @@ impl Tap {
     }
 
     /// Sets the virtio-net header's length, and leaves to the back end what it does for a driver with these `features`.
-    pub(super) fn configure(&self, header_len: usize, features: u64) -> anyhow::Result<()> {
+    pub(crate) fn configure(&self, header_len: usize, features: u64) -> anyhow::Result<()> {
         let len = libc::c_int::try_from(header_len).context("a header that long")?;
         // SAFETY: TUNSETVNETHDRSZ reads one int, which `len` is.
         let result =
@@ -72,7 +72,7 @@ impl Tap {
     }
 
     /// Sets the MTU, and the link up.
-    pub(super) fn bring_up(&self, mtu: u16) -> anyhow::Result<()> {
+    pub(crate) fn bring_up(&self, mtu: u16) -> anyhow::Result<()> {
         let socket =
             rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
                 .context("open a socket for link requests")?;

@@ -1,0 +1,224 @@
+//! Who gets which address: `host-local` and `static` built in, every other plugin executed. It must never touch the
+//! pod's interfaces, nor keep a lease for an attachment whose ADD failed.
+//!
+//! | verb | host-local | static | others |
+//! |---|---|---|---|
+//! | ADD | reserves | reads | ADD; DEL as well if that fails |
+//! | CHECK | finds a lease | compares gateways | CHECK |
+//! | DEL | releases | nothing to do | DEL; a program that is missing is an error: the lease would stay |
+//! | GC | releases what is not valid | nothing to do | GC; who does not know it is logged |
+//! | STATUS | folder writable, addresses left | configuration | STATUS; who does not know it is logged |
+
+pub mod range;
+pub mod leases;
+pub mod resolv_conf;
+pub mod route_config;
+pub mod host_local;
+pub mod static_addresses;
+pub mod delegate;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::de::DeserializeOwned;
+use tracing::{debug, warn};
+
+use self::host_local::{Holder, HostLocal, Place};
+use self::range::RangeConfig;
+use self::static_addresses::Wishes;
+use crate::protocol::{CniError, CniResult, Code, Command, Config, Environment};
+
+/// The plugin that `ipam.type` names.
+enum Plugin {
+    HostLocal,
+    Static,
+    Other(String),
+}
+
+/// Addresses for the attachment of `environment`; `None` if the configuration wants none. The result has no interfaces.
+///
+/// # Errors
+/// Code 7 for a configuration that cannot be used, code 999 where there is no address, code 5 for files and programs; a
+/// delegate's own. Nothing is reserved then.
+pub fn add(config: &Config, environment: &Environment) -> Result<Option<CniResult>, CniError> {
+    let Some(plugin) = plugin(config) else { return Ok(None) };
+    let result = match &plugin {
+        Plugin::HostLocal => {
+            let requested = requested(config, environment)?;
+            host_local(config)?.add(&config.name, holder(environment), &requested)?
+        }
+        Plugin::Static => {
+            let channels = Channels::read(config)?;
+            static_addresses::add(section(config)?, channels.wishes(environment), config.version)?
+        }
+        Plugin::Other(name) => {
+            let program = delegate::find(name, &environment.path)?;
+            delegate::run(&program, Command::Add, environment, &config.raw)
+                .and_then(|answer| CniResult::parse_bytes(&answer, config.version))
+                .inspect_err(|_| take_back(config, environment))?
+        }
+    };
+    if result.ips.is_empty() {
+        take_back(config, environment);
+        return Err(CniError::internal("IPAM plugin returned missing IP config"));
+    }
+    Ok(Some(result))
+}
+
+/// Gives back what `add` gave. Needs no namespace; what is gone already is no error.
+///
+/// # Errors
+/// A lease that may still be there: files that cannot be removed (code 5), a delegate that fails or is missing.
+pub fn delete(config: &Config, environment: &Environment) -> Result<(), CniError> {
+    match plugin(config) {
+        None | Some(Plugin::Static) => Ok(()),
+        Some(Plugin::HostLocal) => {
+            let place: Place = section(config)?;
+            host_local::delete(&place.data_dir(), &config.name, holder(environment))
+        }
+        Some(Plugin::Other(name)) => execute(&name, Command::Del, config, environment),
+    }
+}
+
+/// # Errors
+/// Code 999 if the attachment has not what `add` gave; code 7 for a configuration that cannot be used; a delegate's own.
+pub fn check(config: &Config, environment: &Environment) -> Result<(), CniError> {
+    match plugin(config) {
+        None => Ok(()),
+        Some(Plugin::HostLocal) => host_local(config)?.check(&config.name, holder(environment)),
+        Some(Plugin::Static) => {
+            let channels = Channels::read(config)?;
+            let previous = config.previous()?;
+            static_addresses::check(section(config)?, channels.wishes(environment), previous.as_ref())
+        }
+        Some(Plugin::Other(name)) => execute(&name, Command::Check, config, environment),
+    }
+}
+
+/// Gives back what belongs to attachments of this network (container, interface) that are not in `valid`.
+///
+/// # Errors
+/// As `delete`.
+pub fn gc(config: &Config, environment: &Environment, valid: &[(String, String)]) -> Result<(), CniError> {
+    match plugin(config) {
+        None | Some(Plugin::Static) => Ok(()),
+        Some(Plugin::HostLocal) => {
+            let place: Place = section(config)?;
+            host_local::gc(&place.data_dir(), &config.name, valid)
+        }
+        Some(Plugin::Other(name)) => execute(&name, Command::Gc, config, environment)
+            .or_else(|error| unless_too_old(error, &name, "GC")),
+    }
+}
+
+/// # Errors
+/// Code 50 where an ADD would fail: files, full ranges, a program that is missing; code 7; a delegate's own.
+pub fn status(config: &Config, environment: &Environment) -> Result<(), CniError> {
+    match plugin(config) {
+        None => Ok(()),
+        Some(Plugin::HostLocal) => host_local(config)?.status(&config.name),
+        Some(Plugin::Static) => {
+            let channels = Channels::read(config)?;
+            static_addresses::add(section(config)?, channels.wishes(environment), config.version).map(|_| ())
+        }
+        Some(Plugin::Other(name)) => {
+            let program = delegate::find(&name, &environment.path)
+                .map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
+            delegate::run(&program, Command::Status, environment, &config.raw)
+                .map(|_| ())
+                .or_else(|error| unless_too_old(error, &name, "STATUS"))
+        }
+    }
+}
+
+fn plugin(config: &Config) -> Option<Plugin> {
+    config.ipam_type().map(|name| match name.as_str() {
+        "host-local" => Plugin::HostLocal,
+        "static" => Plugin::Static,
+        _ => Plugin::Other(name),
+    })
+}
+
+fn holder(environment: &Environment) -> Holder<'_> {
+    Holder { container: &environment.container_id, interface: &environment.interface }
+}
+
+/// `ipam` as its plugin reads it. It is there: it has a type.
+fn section<T: DeserializeOwned + Default>(config: &Config) -> Result<T, CniError> {
+    Ok(config.read_at(&["ipam"])?.unwrap_or_default())
+}
+
+fn host_local(config: &Config) -> Result<HostLocal, CniError> {
+    let ip_ranges: Option<Vec<Vec<RangeConfig>>> = config.read_at(&["runtimeconfig", "ipranges"])?;
+    HostLocal::new(section(config)?, ip_ranges.unwrap_or_default(), config.version)
+}
+
+fn execute(name: &str, verb: Command, config: &Config, environment: &Environment) -> Result<(), CniError> {
+    let program = delegate::find(name, &environment.path)?;
+    debug!(program = %program.display(), verb = verb.as_str(), "IPAM plugin");
+    delegate::run(&program, verb, environment, &config.raw).map(|_| ())
+}
+
+/// After an ADD that failed: whoever was asked must not keep anything. The ADD's error is the one to report.
+fn take_back(config: &Config, environment: &Environment) {
+    if let Err(error) = delete(config, environment) {
+        warn!(%error, "IPAM plugin keeps what it gave");
+    }
+}
+
+/// GC and STATUS are of CNI 1.1.0; a plugin of before has nothing to say.
+fn unless_too_old(error: CniError, name: &str, verb: &str) -> Result<(), CniError> {
+    if !delegate::is_too_old(&error) {
+        return Err(error);
+    }
+    warn!(plugin = name, verb, answer = %error, "IPAM plugin does not know the verb");
+    Ok(())
+}
+
+/// Addresses that the runtime asks for, where the configuration says so. The two plugins weigh them differently.
+struct Channels {
+    runtime_config: Vec<String>,
+    args: Vec<String>,
+}
+
+impl Channels {
+    fn read(config: &Config) -> Result<Self, CniError> {
+        let texts = |path: &[&str]| -> Result<Vec<String>, CniError> {
+            Ok(config.read_at(path)?.unwrap_or_default())
+        };
+        Ok(Self { runtime_config: texts(&RUNTIME_IPS)?, args: texts(&ARGS_IPS)? })
+    }
+
+    fn wishes<'a>(&'a self, environment: &'a Environment) -> Wishes<'a> {
+        Wishes {
+            runtime_config: &self.runtime_config,
+            args: &self.args,
+            environment: &environment.arguments.ips,
+            gateways: &environment.arguments.gateways,
+        }
+    }
+}
+
+const RUNTIME_IPS: [&str; 2] = ["runtimeconfig", "ips"];
+const ARGS_IPS: [&str; 3] = ["args", "cni", "ips"];
+
+/// For `host-local`, which takes the addresses of all three channels together, with or without a prefix length.
+fn requested(config: &Config, environment: &Environment) -> Result<Vec<IpAddr>, CniError> {
+    let channels = Channels::read(config)?;
+    let mut addresses = Vec::new();
+    for text in &environment.arguments.ips {
+        addresses.push(address(text).ok_or_else(|| {
+            CniError::new(Code::InvalidEnvironment, format!("CNI_ARGS: IP={text}: invalid IP address"))
+        })?);
+    }
+    for (key, texts) in [("args.cni.ips", &channels.args), ("runtimeConfig.ips", &channels.runtime_config)] {
+        for text in texts {
+            addresses.push(address(text).ok_or_else(|| CniError::config(key, text, "invalid IP address"))?);
+        }
+    }
+    Ok(addresses)
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpNet>().map(|net| net.addr()).or_else(|_| text.parse()).ok()
+}

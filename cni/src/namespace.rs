@@ -1,0 +1,135 @@
+//! A network namespace, held by an open descriptor. It must never leave the thread in another one than it found it in.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FsWord, Mode, OFlags, fstat, fstatfs, open};
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// A network namespace that lives at least as long as this.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+}
+
+/// Why a path is no network namespace to work in.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
+    #[error("there is no {0}")]
+    NotFound(PathBuf),
+    #[error("{0} is no network namespace")]
+    NotANamespace(PathBuf),
+    #[error("cannot open {path}")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl Namespace {
+    /// Opens what `CNI_NETNS` names: `/var/run/netns/NAME` or `/proc/PID/ns/net`.
+    pub fn open(path: &Path) -> Result<Self, NamespaceError> {
+        // Not blocking: whatever else the path may name, a pipe without a writer say, must not hold us up.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = match open(path, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            // The process of /proc/PID is gone.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::SRCH) => {
+                return Err(NamespaceError::NotFound(path.to_owned()));
+            }
+            Err(Errno::NXIO) => return Err(NamespaceError::NotANamespace(path.to_owned())),
+            Err(error) => return Err(NamespaceError::Io { path: path.to_owned(), source: error.into() }),
+        };
+        match is_network_namespace(&file) {
+            Ok(true) => Ok(Self { file }),
+            Ok(false) => Err(NamespaceError::NotANamespace(path.to_owned())),
+            Err(source) => Err(NamespaceError::Io { path: path.to_owned(), source }),
+        }
+    }
+
+    /// The one this thread is in.
+    pub fn current() -> Result<Self, NamespaceError> {
+        Self::open(Path::new(CURRENT))
+    }
+
+    /// Whether both are the same namespace, by whatever paths they were opened (namespaces(7): device and inode).
+    pub fn same_as(&self, other: &Self) -> io::Result<bool> {
+        let (ours, theirs) = (fstat(&self.file)?, fstat(&other.file)?);
+        Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
+    }
+
+    /// Device and inode, which no other namespace has while this one lives.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        let status = fstat(&self.file)?;
+        Ok((status.st_dev, status.st_ino))
+    }
+
+    /// Does `work` inside, on this thread.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot get in, before `work`, or back out, after it. In the latter case it is still inside, and
+    /// its only safe continuation is to end.
+    pub fn run<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+        let home = File::open(CURRENT)?;
+        enter(self.file.as_fd())?;
+        let home = WayHome { home: Some(home) };
+        let result = work();
+        home.take()?;
+        Ok(result)
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Goes back also when the work panics.
+struct WayHome {
+    home: Option<File>,
+}
+
+impl WayHome {
+    fn take(mut self) -> io::Result<()> {
+        self.home.take().map_or(Ok(()), |home| enter(home.as_fd()))
+    }
+}
+
+impl Drop for WayHome {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take()
+            && let Err(error) = enter(home.as_fd())
+        {
+            tracing::error!(%error, "cannot go back to the namespace this thread came from");
+        }
+    }
+}
+
+fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?)
+}
+
+/// Asks the kernel without entering: a namespace of another type must not be mistaken for one of the network.
+fn is_network_namespace(file: &File) -> io::Result<bool> {
+    if fstatfs(file)?.f_type != NSFS_MAGIC {
+        return Ok(false);
+    }
+    #[expect(unsafe_code, reason = "the type of a namespace is told by an ioctl only")]
+    // SAFETY: the descriptor is open; this request takes no argument and returns a number (ioctl_ns(2)).
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
+    if kind < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(kind == libc::CLONE_NEWNET)
+}
+
+/// The thread's own, whichever thread of a process asks.
+const CURRENT: &str = "/proc/thread-self/ns/net";
+
+/// include/uapi/linux/magic.h.
+const NSFS_MAGIC: FsWord = 0x6e73_6673;
+
+/// include/uapi/linux/nsfs.h: `_IO(0xb7, 0x3)`.
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;

@@ -1,0 +1,148 @@
+//! Mode `macvtap`: a NIC for a VM on a link of the node, which QEMU opens by a device node. It must never be made where the
+//! node's number is another pod's.
+//!
+//! The device node of a macvtap is `/dev/tap<index>`, index being the link's. Indices of pods' namespaces repeat each
+//! other, the node's own do not; so the link is made on the node and moved, and keeps its index, as it does with the
+//! device plugin for KubeVirt (`macvtap.network.kubevirt.io`), whose links come here by `deviceID`.
+
+mod device_node;
+mod device_plugin;
+
+use std::os::fd::AsFd as _;
+
+use serde::Deserialize;
+
+use super::Wiring;
+use super::macvlan::{self, Parent};
+use super::pod_interface::{self, made_link, refuse_taken};
+use super::site::{Call, Site, View, changed, existing, in_pod, same};
+use crate::journal::Step;
+use crate::netlink::{Change, Kind, Link, Netlink, NewLink};
+use crate::protocol::{CniError, CniResult};
+
+/// Frames that may wait to be sent: what the kernel gives Ethernet. A macvtap made without lets none wait.
+const TX_QUEUE_LENGTH: u32 = 1000;
+
+/// The mode with its keys.
+#[derive(Debug)]
+pub(super) struct Macvtap {
+    parent: Parent,
+    promiscuous: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Keys {
+    #[serde(rename = "promiscmode", default)]
+    promiscuous: bool,
+}
+
+impl Macvtap {
+    pub(super) fn read(call: &Call) -> Result<Self, CniError> {
+        let keys: Keys = call.config.read()?;
+        let parent = Parent::read(call)?;
+        if call.config.ipam_type().is_some() {
+            let why = "a guest on a macvtap gets its address from its network; the pod has no part in it";
+            return Err(CniError::config("ipam", "given", why));
+        }
+        if parent.is_in_container() {
+            return Err(CniError::config(
+                "linkInContainer",
+                true,
+                "a macvtap's master is a link of the node",
+            ));
+        }
+        Ok(Self { parent, promiscuous: keys.promiscuous })
+    }
+
+    /// The link on the node: the device plugin's, or one of our own.
+    fn on_node(&self, call: &Call, site: &mut Site<'_>) -> Result<Link, CniError> {
+        if let Some(id) = call.config.device_id()? {
+            let name = device_plugin::link_name(&id);
+            let link = site.host.link(&name)?.ok_or_else(|| {
+                let why = format!(
+                    "the node has no link {name}, which macvtap's device plugin makes for this device"
+                );
+                CniError::config("deviceID", format!("{id:?}"), &why)
+            })?;
+            site.journal.will(Step::HostLink { name })?;
+            return Ok(link);
+        }
+        let parent = self.parent.link(site.host, None)?;
+        let mtu = self.parent.mtu(call, &parent)?.unwrap_or(parent.mtu);
+        let name = call.attachment.host_link();
+        site.journal.will(Step::HostLink { name: name.clone() })?;
+        let new = NewLink {
+            mtu: Some(mtu),
+            tx_queue_len: Some(TX_QUEUE_LENGTH),
+            parent: Some(parent.index),
+            ..NewLink::new(&name, Kind::Macvtap { mode: self.parent.mode })
+        };
+        site.host.create(&new)?;
+        made_link(site.host, &name)
+    }
+}
+
+impl Wiring for Macvtap {
+    fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {
+        let name = &call.attachment.interface;
+        let mac = call.config.mac(&call.environment)?;
+        refuse_taken(site.inside, name)?;
+        let link = self.on_node(call, site)?;
+        site.journal.will(Step::PodLink { name: name.clone() })?;
+        let moved = Change {
+            name: Some(name.clone()),
+            namespace: Some(site.pod.as_fd()),
+            mtu: call.settings.mtu,
+            mac,
+            ..Change::default()
+        };
+        site.host.change(link.index, &moved)?;
+        let link = made_link(site.inside, name)?;
+        in_pod(site.pod, || {
+            pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
+        })?;
+        let up = Change {
+            up: Some(true),
+            alias: Some(call.alias()),
+            promiscuous: self.promiscuous.then_some(true),
+            ..Change::default()
+        };
+        site.inside.change(link.index, &up)?;
+        let tap = &call.settings.tap;
+        device_node::provide(site, &link, tap.owner, tap.group)?;
+        let link = made_link(site.inside, name)?;
+        let mut result = call.config.previous()?.unwrap_or_default();
+        result.interfaces.push(pod_interface::interface(call, &link));
+        Ok(result)
+    }
+
+    fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
+        let link = existing(view.inside, &call.attachment.interface, "in the pod")?;
+        let name = &link.name;
+        same(&format!("{name}'s kind"), &link.kind.as_deref(), &Some("macvtap"))?;
+        same(&format!("whether {name} is up"), &link.up, &true)?;
+        let made = previous.interfaces.iter().find(|interface| interface.name == *name);
+        let made = made.ok_or_else(|| changed(format!("prevResult does not name {name}")))?;
+        if let Some(mac) = &made.mac {
+            same(&format!("{name}'s MAC"), &link.mac.map(|mac| mac.to_string()).as_ref(), &Some(mac))?;
+        }
+        if let Some(mtu) = made.mtu.or(call.settings.mtu) {
+            same(&format!("{name}'s MTU"), &link.mtu, &mtu)?;
+        }
+        if self.promiscuous {
+            same(&format!("{name}'s promiscMode"), &link.promiscuous, &true)?;
+        }
+        if call.config.device_id()?.is_none() {
+            macvlan::check_parent(&self.parent, view, &link)?;
+        }
+        device_node::check(&link, call.settings.tap.owner, call.settings.tap.group)
+    }
+
+    fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError> {
+        if call.config.device_id()?.is_some() { Ok(()) } else { macvlan::ready(&self.parent, host) }
+    }
+
+    fn leftovers(&self, call: &Call) -> Vec<Step> {
+        vec![Step::HostLink { name: call.attachment.host_link() }]
+    }
+}

@@ -1,0 +1,147 @@
+//! Mode `ptp`: a veth pair with routes at both ends and no layer 2 between pods. It must never share a link with another.
+//!
+//! The node's end has the gateway's address with a full-length prefix and a route to each address of the pod. A container
+//! gets what the reference plugin gives it: everything, also its own network, is behind the gateway. A guest may think
+//! its network is a link; so the node's end answers ARP for all of it (proxy ARP), and forwards.
+
+use serde::Deserialize;
+
+use super::bridge::gateway::{first_host, forward};
+use super::pod_interface::{self, on_node, sysctl_if_there};
+use super::rules::{self, Wanted};
+use super::site::{Call, Site, View, changed, existing, same};
+use super::{Wiring, pod_tap};
+use crate::ipam;
+use crate::journal::Step;
+use crate::netlink::{AddressOptions, Change, Link, Netlink, NewRoute, RouteFilter, Scope, existing_ok};
+use crate::protocol::{CniError, CniResult, Code, Config};
+use crate::sysctl;
+use crate::tap;
+
+/// This mode's keys.
+#[derive(Debug, Deserialize)]
+pub(super) struct Ptp {
+    #[serde(rename = "ipmasq", default)]
+    masquerade: bool,
+}
+
+impl Ptp {
+    pub(super) fn read(config: &Config) -> Result<Self, CniError> {
+        if config.ipam_type().is_none() {
+            return Err(CniError::config("ipam", "missing", "mode ptp routes addresses, so it needs some"));
+        }
+        config.read()
+    }
+
+    const fn rules(&self) -> Wanted<'static> {
+        Wanted { masquerade: self.masquerade, spoof_check: None }
+    }
+
+    /// The node's end: the gateway's addresses, a route to each of the pod's.
+    fn host_end(call: &Call, site: &mut Site<'_>, end: &Link, result: &CniResult) -> Result<(), CniError> {
+        let name = &end.name;
+        if call.settings.tap.wanted {
+            sysctl_if_there(&format!("net/ipv4/conf/{name}/proxy_arp"), "1");
+            sysctl_if_there(&format!("net/ipv6/conf/{name}/proxy_ndp"), "1");
+            // ARP is answered at once; the default is a random wait of up to 0.8 s.
+            sysctl_if_there(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0");
+        }
+        site.host.change(end.index, &Change { up: Some(true), ..Change::default() })?;
+        for ip in &result.ips {
+            let Some(gateway) = ip.gateway else { continue };
+            let options = AddressOptions { no_dad: true, ..AddressOptions::default() };
+            site.host.add_address(end.index, gateway.into(), options)?;
+            forward(gateway)?;
+        }
+        for ip in &result.ips {
+            let route = NewRoute {
+                device: Some(end.index),
+                scope: Some(Scope::Link),
+                ..NewRoute::new(ip.address.addr().into())
+            };
+            if !existing_ok(site.host.add_route(&route))? {
+                let why = "the node has a route to this very address already";
+                return Err(CniError::config("ipam", ip.address.addr(), why));
+            }
+        }
+        Ok(())
+    }
+
+    /// A container's routes: the gateway is on the link, everything else behind it.
+    fn container_routes(site: &mut Site<'_>, inside: &Link, result: &CniResult) -> Result<(), CniError> {
+        for ip in &result.ips {
+            let Some(gateway) = ip.gateway else { continue };
+            let source = Some(ip.address.addr());
+            let device = Some(inside.index);
+            let network = NewRoute { device, ..NewRoute::new(ip.address.trunc()) };
+            site.inside.delete_route(&network)?;
+            let link = NewRoute { device, source, scope: Some(Scope::Link), ..NewRoute::new(gateway.into()) };
+            site.inside.add_route(&link)?;
+            if ip.address.trunc().prefix_len() < ip.address.max_prefix_len() {
+                site.inside.add_route(&NewRoute { gateway: Some(gateway), source, ..network })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Wiring for Ptp {
+    fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {
+        let mac = call.config.mac(&call.environment)?;
+        let (end, inside) = pod_interface::veth(call, site, call.settings.mtu, mac)?;
+        site.journal.will(Step::Lease)?;
+        let mut result = ipam::add(&call.config, &call.environment)?.unwrap_or_default();
+        for ip in &mut result.ips {
+            ip.gateway = Some(ip.gateway.unwrap_or_else(|| first_host(ip.address)));
+            ip.interface = Some(1);
+        }
+        Self::host_end(call, site, &end, &result)?;
+        rules::install(call, site, self.rules(), &result, &end)?;
+        // The routes of IPAM need the gateway's first.
+        let addresses = CniResult { routes: Vec::new(), ..result.clone() };
+        let tap = pod_interface::finish(call, site, &inside, &addresses)?;
+        if tap.is_none() {
+            Self::container_routes(site, &inside, &result)?;
+            pod_interface::add_routes(site.inside, &inside, &result)?;
+        }
+        result.interfaces = vec![on_node(&end), pod_interface::interface(call, &inside)];
+        result.interfaces.extend(tap.map(|tap| pod_tap::interface(call, &tap)));
+        result.merge_dns(call.config.dns()?);
+        Ok(result)
+    }
+
+    fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
+        let end = existing(view.host, &call.attachment.host_link(), "on the node")?;
+        same(&format!("whether {} is up", end.name), &end.up, &true)?;
+        let inside = pod_interface::check(call, view, previous, "veth")?;
+        same(&format!("the other end of {}", inside.name), &inside.parent, &Some(end.index))?;
+        let routes = view.host.routes(RouteFilter { device: Some(end.index), ..RouteFilter::default() })?;
+        let addresses = view.host.addresses(Some(end.index))?;
+        for ip in &previous.ips {
+            let to = ip.address.addr().into();
+            if !routes.iter().any(|route| route.dst == to) {
+                return Err(changed(format!("the node no longer has its route to {}", ip.address.addr())));
+            }
+            if let Some(gateway) = ip
+                .gateway
+                .filter(|gateway| !addresses.iter().any(|address| address.network.addr() == *gateway))
+            {
+                return Err(changed(format!("{} no longer has the gateway's address {gateway}", end.name)));
+            }
+        }
+        rules::check(call, self.rules(), previous)
+    }
+
+    fn ready(&self, call: &Call, _host: &Netlink) -> Result<(), CniError> {
+        let unavailable = |why: String| CniError::new(Code::NotAvailable, why);
+        rules::ready(self.masquerade, false)?;
+        if call.settings.tap.wanted {
+            tap::available().map_err(|error| unavailable(error.to_string()))?;
+        }
+        sysctl::read("net/ipv4/ip_forward").map(drop).map_err(|error| unavailable(error.to_string()))
+    }
+
+    fn leftovers(&self, call: &Call) -> Vec<Step> {
+        vec![Step::HostLink { name: call.attachment.host_link() }, Step::Rules]
+    }
+}

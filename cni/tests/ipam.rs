@@ -1,0 +1,13 @@
+//! Facts about addresses: ours beside the reference plugins of Debian's package containernetworking-plugins, against a
+//! model, and with delegates. Needs no privileges.
+
+#[cfg(test)]
+mod ipam {
+    mod bench;
+    mod reference;
+    mod parallel;
+    mod model;
+    mod leases;
+    mod delegate;
+    mod status;
+}
