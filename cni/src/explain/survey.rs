@@ -5,9 +5,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use super::ExplainError;
 use super::facts::{Device, Facts, Pod, Record, View, forwarding};
 use super::path::{self, Beyond};
-use super::ExplainError;
 use crate::journal::{Header, Store};
 use crate::namespace::{Namespace, NamespaceError};
 use crate::netlink::{Details, Link, Netlink, RouteFilter};
@@ -35,7 +35,8 @@ pub(super) fn facts(pod: &Namespace, records: Vec<Record>, user: u32) -> Result<
     details(&host, &mut facts.node, &wanted)?;
     bridges(&host, &mut facts.node, &wanted)?;
     facts.node.settings = settings(&node_settings(&facts.node, &wanted));
-    let paths: Vec<String> = TRANSLATOR.iter().map(|path| (*path).to_owned()).collect();
+    let paths = TRANSLATOR.iter().map(|path| (*path).to_owned());
+    let paths: Vec<String> = paths.chain([true, false].map(|v4| forwarding(v4).to_owned())).collect();
     facts.pod.settings = pod.run(|| settings(&paths)).map_err(ExplainError::Enter)?;
     facts.devices = facts.pod.links.iter().filter_map(device).collect();
     Ok(facts)
@@ -121,7 +122,11 @@ fn node_links(facts: &Facts) -> Vec<u32> {
                 wanted.extend(bridge.uplinks.iter().map(|link| link.index));
             }
             Beyond::Parent { parent } => drop(wanted.insert(parent.index)),
-            Beyond::Nothing | Beyond::Unseen | Beyond::Foreign | Beyond::Switch { .. } | Beyond::Routed { .. } => {}
+            Beyond::Nothing
+            | Beyond::Unseen
+            | Beyond::Foreign
+            | Beyond::Switch { .. }
+            | Beyond::Routed { .. } => {}
         }
     }
     wanted.into_iter().collect()

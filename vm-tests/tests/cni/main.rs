@@ -12,3 +12,4 @@ mod versions;
 mod surroundings;
 mod multus;
 mod differential;
+mod explain;

@@ -1,5 +1,6 @@
 //! The links themselves: there, up, open, of the right user, redirected, and none narrower than the one before.
 
+use super::super::facts::forwarding;
 use super::super::path::{Beyond, Guest, Path};
 use super::super::survey::{TRANSLATOR, device_path};
 use super::super::trace::Place;
@@ -13,7 +14,9 @@ pub(super) fn all(path: &Path<'_>, findings: &mut Findings) {
         Guest::Translator => translator(path, findings),
         Guest::Container => {}
     }
-    if let (Some(tap), Some(nic)) = (path.tap, path.nic) {
+    if path.is_routed_in_pod() {
+        routed_in_pod(path, findings);
+    } else if let (Some(tap), Some(nic)) = (path.tap, path.nic) {
         redirect(path, tap, nic, findings);
         redirect(path, nic, tap, findings);
     }
@@ -26,12 +29,12 @@ fn tap(path: &Path<'_>, findings: &mut Findings) {
     let Details::Tun(tun) = &link.details else { return };
     let user = path.facts.user;
     // Both must fit where both are set (drivers/net/tun.c, tun_not_capable).
-    for (what, id) in [("user", tun.owner), ("group", tun.group)] {
-        if let Some(id) = id.filter(|id| *id != user) {
-            let whose = format!("made for {what} {id}; QEMU, which runs as {user}, is refused");
-            let remedy = format!("set \"{}\": {user} in the network, or explain with --user {id}", key(what));
-            findings.add("tap-user", Place::Pod, &link.name, whose, remedy);
-        }
+    let set = [("user", "owner", tun.owner), ("group", "group", tun.group)];
+    let refused = set.into_iter().find_map(|(what, key, id)| Some((what, key, id.filter(|id| *id != user)?)));
+    if let Some((what, key, id)) = refused {
+        let whose = format!("made for {what} {id}; QEMU, which runs as {user}, is refused");
+        let remedy = format!("set \"{key}\": {user} in the network, or explain with --user {id}");
+        findings.add("tap-user", Place::Pod, &link.name, whose, remedy);
     }
     if !link.carrier && link.up {
         let remedy = "start the VM, or see in its launcher's log why QEMU did not open it";
@@ -39,12 +42,14 @@ fn tap(path: &Path<'_>, findings: &mut Findings) {
     }
     if path.nic.is_none() && path.record.is_none_or(|record| record.mode != "none") {
         let remedy = recreate(path.record);
-        findings.add("redirect-missing", Place::Pod, &link.name, "leads nowhere: no redirect to a NIC, nor from one", remedy);
+        findings.add(
+            "redirect-missing",
+            Place::Pod,
+            &link.name,
+            "leads nowhere: no redirect to a NIC, nor from one",
+            remedy,
+        );
     }
-}
-
-fn key(what: &str) -> &str {
-    if what == "user" { "owner" } else { "group" }
 }
 
 fn device(path: &Path<'_>, findings: &mut Findings) {
@@ -57,7 +62,8 @@ fn device(path: &Path<'_>, findings: &mut Findings) {
         }
         Some(device) if device.user != user => {
             let what = format!("belongs to user {}; QEMU, which runs as {user}, is refused", device.user);
-            let remedy = format!("set \"owner\": {user} in the network, or explain with --user {}", device.user);
+            let remedy =
+                format!("set \"owner\": {user} in the network, or explain with --user {}", device.user);
             findings.add("device-user", Place::Node, &name, what, remedy);
         }
         Some(_) => {}
@@ -97,6 +103,24 @@ fn redirect(path: &Path<'_>, from: &Link, to: &Link, findings: &mut Findings) {
     }
 }
 
+/// In place of redirection the pod is the VM's router.
+fn routed_in_pod(path: &Path<'_>, findings: &mut Findings) {
+    let pod = &path.facts.pod;
+    let Some(tap) = path.tap else { return };
+    for address in path.addresses() {
+        let to = address.network.addr();
+        if pod.route(to).is_none_or(|route| route.device != Some(tap.index)) {
+            let what = format!("the pod does not route {to} to it");
+            findings.add("guest-route-missing", Place::Pod, &tap.name, what, recreate(path.record));
+        }
+        if pod.forwards(to.is_ipv4()) == Some(false) {
+            let name = forwarding(to.is_ipv4()).replace('/', ".");
+            let what = "0: the pod forwards nothing between the VM and its NIC";
+            findings.add("forwarding-off", Place::Pod, &name, what, recreate(path.record));
+        }
+    }
+}
+
 /// Links that are down, or whose wire is.
 fn states(path: &Path<'_>, findings: &mut Findings) {
     for (place, link) in chain(path) {
@@ -119,11 +143,17 @@ fn states(path: &Path<'_>, findings: &mut Findings) {
     if matches!(path.beyond, Beyond::Unseen) {
         let name = path.nic.map_or("?", |nic| &nic.name);
         let what = "its other end is not in this network namespace";
-        findings.add("other-end-unseen", Place::Pod, name, what, "run this in the node's own network namespace");
+        findings.add(
+            "other-end-unseen",
+            Place::Pod,
+            name,
+            what,
+            "run this in the node's own network namespace",
+        );
     }
 }
 
-/// The narrowest so far counts: what was lost before is not lost again.
+/// The narrowest so far counts, and of those the first: what was lost before is not lost again.
 fn widths(path: &Path<'_>, findings: &mut Findings) {
     let way: Vec<(Place, &Link)> = way(path).collect();
     let mut narrowest: Option<&Link> = None;
@@ -131,7 +161,7 @@ fn widths(path: &Path<'_>, findings: &mut Findings) {
         if let Some(before) = narrowest.filter(|before| link.mtu < before.mtu) {
             narrow(place, link, before, findings);
         }
-        if narrowest.is_none_or(|before| link.mtu <= before.mtu) {
+        if narrowest.is_none_or(|before| link.mtu < before.mtu) {
             narrowest = Some(link);
         }
     }
@@ -144,7 +174,8 @@ fn widths(path: &Path<'_>, findings: &mut Findings) {
 }
 
 fn narrow(place: Place, link: &Link, before: &Link, findings: &mut Findings) {
-    let what = format!("MTU {} is below {}'s {}: longer packets are lost here", link.mtu, before.name, before.mtu);
+    let what =
+        format!("MTU {} is below {}'s {}: longer packets are lost here", link.mtu, before.name, before.mtu);
     let remedy = format!("set \"mtu\": {} in the network, or widen {}", link.mtu, link.name);
     findings.add("mtu-narrows", place, &link.name, what, remedy);
 }
