@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::lab::{Child, Lab, Namespace, binary};
 use crate::vhost::cable::tap::{Tap, enter};
-use crate::vhost::feature;
+use crate::vhost::feature::virtio;
 
 /// What it prints once both ends are open.
 pub const READY: &str = "ready";
@@ -87,7 +87,7 @@ fn run(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
         [tap, guest, mtu, more] if more == OFFLOAD => (tap, guest, mtu, true),
         _ => anyhow::bail!(USAGE),
     };
-    let features = if offload { feature::OFFLOADS } else { 0 };
+    let features = if offload { virtio::OFFLOADS } else { 0 };
     let mtu = mtu.parse().with_context(|| format!("the MTU {mtu}"))?;
     let pod = open(tap)?;
     pod.configure(HEADER_LEN, features)?;

@@ -274,6 +274,7 @@ fn changes_read_back() {
         tx_queue_len: Some(12),
         promiscuous: Some(true),
         all_multicast: Some(true),
+        arp: Some(true),
     };
     netlink.change(index, &change).unwrap();
     let read = netlink.link_at(index).unwrap().unwrap();

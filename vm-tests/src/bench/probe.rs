@@ -95,10 +95,7 @@ impl Probe {
 
     /// Whether it needs a contender that has carried nothing before.
     pub(super) const fn wants_fresh_start(self) -> bool {
-        matches!(
-            self,
-            Self::Start | Self::Hold { .. } | Self::Idle { .. } | Self::Life | Self::Attachment(_)
-        )
+        matches!(self, Self::Start | Self::Hold { .. } | Self::Idle { .. } | Self::Life | Self::Attachment(_))
     }
 
     pub(super) fn id(self) -> String {

@@ -189,7 +189,14 @@ pub(super) fn tables() -> Vec<Table> {
         columns: Columns::Contenders,
         lines,
     };
-    vec![on_a_tap, vhost_user::native(), vhost_user::emulated(), sidecar::sidecar(), cni::wired(), cni::calls()]
+    vec![
+        on_a_tap,
+        vhost_user::native(),
+        vhost_user::emulated(),
+        sidecar::sidecar(),
+        cni::wired(),
+        cni::calls(),
+    ]
 }
 
 fn stream_lines() -> Vec<Line> {

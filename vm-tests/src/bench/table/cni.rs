@@ -27,7 +27,8 @@ pub(super) fn wired() -> Table {
         }
     }
     lines.push(
-        Line::new(Probe::Rr, "p50_us", "TCP request/response, p50", "µs").wants([Target::MostOf(BRIDGE, 1.0)]),
+        Line::new(Probe::Rr, "p50_us", "TCP request/response, p50", "µs")
+            .wants([Target::MostOf(BRIDGE, 1.0)]),
     );
     Table {
         heading: "A guest wired to the pod's network",
