@@ -25,6 +25,7 @@ mod ptp;
 mod macvlan;
 mod macvtap;
 
+pub use macvtap::device_node::path as device_node;
 pub use settings::{Mode, Settings};
 pub use site::{Call, Site, View, changed};
 
