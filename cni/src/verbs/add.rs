@@ -12,6 +12,7 @@ use crate::wiring::{self, Call, Site};
 
 pub(super) fn run(call: &Call) -> Result<Value, CniError> {
     let wiring = wiring::of(call)?;
+    readable(call)?;
     let pod = super::pod(&call.environment)?;
     let store = Store::new(&call.settings.state_directory);
     let host = Netlink::open()?;
@@ -50,6 +51,15 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
             Err(error)
         }
     }
+}
+
+/// What comes by other channels than the mode's keys is looked at before anything is made, not where it is needed.
+fn readable(call: &Call) -> Result<(), CniError> {
+    call.config.mac(&call.environment)?;
+    call.config.port_mappings()?;
+    call.config.bandwidth()?;
+    call.config.dns()?;
+    Ok(())
 }
 
 /// Undoes what the journal says; why something is left, if it is.
