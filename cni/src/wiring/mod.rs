@@ -24,6 +24,7 @@ mod bridge;
 mod ptp;
 mod macvlan;
 mod macvtap;
+mod ipvlan;
 
 pub use macvtap::device_node::path as device_node;
 pub use settings::{Mode, Settings};
@@ -62,6 +63,6 @@ pub fn of(call: &Call) -> Result<Box<dyn Wiring>, CniError> {
         Mode::Ptp => Box::new(ptp::Ptp::read(&call.config)?),
         Mode::Macvlan => Box::new(macvlan::Macvlan::read(call)?),
         Mode::Macvtap => Box::new(macvtap::Macvtap::read(call)?),
-        mode => return Err(CniError::unsupported("mode", mode.as_str(), "not built yet")),
+        Mode::Ipvlan => Box::new(ipvlan::Ipvlan::read(call)?),
     })
 }
