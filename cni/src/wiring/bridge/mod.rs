@@ -38,6 +38,8 @@ impl Bridge {
         if !options.named {
             options.bridge = overlay.bridge_name();
         }
+        // The key is about the overlay's end here; the bridge has to learn where its own ports' guests are.
+        options.learning = None;
         Ok(Self { options, overlay: Some(overlay) })
     }
 
