@@ -76,7 +76,7 @@ impl Undo<'_> {
 
     /// A link in the pod, if it still bears our mark. Where ADD was cut off before the mark it bears none.
     fn pod_link(&mut self, name: &str) -> Result<(), CniError> {
-        let ours = format!("sluice:{}", self.attachment.id());
+        let ours = self.attachment.alias();
         self.inside(name, |inside, link| {
             if link.alias.as_ref().is_some_and(|alias| *alias != ours) {
                 tracing::info!(name, alias = link.alias, "left alone: a link in the pod that is not ours");
@@ -99,11 +99,7 @@ impl Undo<'_> {
     /// The last that goes takes it along.
     fn shared(&mut self, name: &str) -> Result<(), CniError> {
         let _alone = self.store.lock_shared(SHARED_LINKS)?;
-        let ours = self.attachment;
-        let others = self.store.entries()?;
-        if others.iter().any(|entry| {
-            entry.header.as_ref().is_some_and(|header| header.attachment != *ours) && entry.shares(name)
-        }) {
+        if self.store.is_shared(name, self.attachment)? {
             return Ok(());
         }
         Ok(self.host.delete(name).map(drop)?)

@@ -5,7 +5,7 @@
 //! other, the node's own do not; so the link is made on the node and moved, and keeps its index, as it does with the
 //! device plugin for KubeVirt (`macvtap.network.kubevirt.io`), whose links come here by `deviceID`.
 
-mod device_node;
+pub(super) mod device_node;
 mod device_plugin;
 
 use std::os::fd::AsFd as _;

@@ -26,6 +26,7 @@ mod macvlan;
 mod macvtap;
 mod ipvlan;
 
+pub use macvtap::device_node::path as device_node;
 pub use settings::{Mode, Settings};
 pub use site::{Call, Site, View, changed};
 

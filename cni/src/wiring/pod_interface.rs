@@ -220,6 +220,13 @@ pub(super) fn check_routes(view: &View<'_>, link: &Link, previous: &CniResult) -
     Ok(())
 }
 
+/// CHECK of a link of the node: the MTU that its result says.
+pub(super) fn check_mtu(previous: &CniResult, link: &Link) -> Result<(), CniError> {
+    let made = previous.interfaces.iter().find(|made| made.sandbox.is_none() && made.name == link.name);
+    let mtu = made.and_then(|made| made.mtu);
+    mtu.map_or(Ok(()), |mtu| same(&format!("{}'s MTU", link.name), &link.mtu, &mtu))
+}
+
 /// The interface in a result.
 pub(super) fn interface(call: &Call, link: &Link) -> Interface {
     Interface { sandbox: call.sandbox(), ..on_node(link) }

@@ -113,6 +113,7 @@ impl Wiring for Ptp {
     fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
         let end = existing(view.host, &call.attachment.host_link(), "on the node")?;
         same(&format!("whether {} is up", end.name), &end.up, &true)?;
+        pod_interface::check_mtu(previous, &end)?;
         let inside = pod_interface::check(call, view, previous, "veth")?;
         same(&format!("the other end of {}", inside.name), &inside.parent, &Some(end.index))?;
         let routes = view.host.routes(RouteFilter { device: Some(end.index), ..RouteFilter::default() })?;

@@ -53,10 +53,11 @@ impl Bridge {
         let Some(overlay) = &self.overlay else { return self.ensure(site.host, mtu) };
         // Whoever goes as the last meanwhile waits, and then finds us.
         let _alone = site.store.lock_shared(SHARED_LINKS)?;
-        if !self.options.named {
-            site.journal.will(Step::SharedLink { name: self.options.bridge.clone() })?;
-        }
+        let ours = !self.options.named && share(site, &self.options.bridge)?;
         let bridge = self.ensure(site.host, mtu)?;
+        if ours {
+            mark(site.host, &bridge)?;
+        }
         overlay.ensure(site, &bridge)?;
         Ok(bridge)
     }
@@ -144,6 +145,10 @@ impl Bridge {
             self.claim(site, bridge, mac)?;
         }
         let (port, inside) = pod_interface::veth(call, site, mtu.or(Some(bridge.mtu)), mac)?;
+        if let (None, Some(chosen)) = (mac, inside.mac) {
+            // By the kernel, at random; whoever asks for this very one later is refused.
+            site.journal.mac(chosen, &bridge.name)?;
+        }
         Ok((port, Some(inside)))
     }
 }
@@ -206,6 +211,7 @@ impl Wiring for Bridge {
         let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
         let port = existing(view.host, &name, "on the node")?;
         port::check(&self.options, view, &bridge, &port)?;
+        pod_interface::check_mtu(previous, &port)?;
         rules::check(call, self.rules(&port, previous)?, previous)?;
         if view.entry.steps.iter().any(|step| matches!(step, Step::Port { .. })) {
             return Ok(());
@@ -243,6 +249,29 @@ impl Wiring for Bridge {
     fn leftovers(&self, call: &Call) -> Vec<Step> {
         vec![Step::HostLink { name: call.attachment.host_link() }, Step::Rules]
     }
+}
+
+/// The alias of links that go with the last attachment that uses them.
+pub(in crate::wiring) const SHARED: &str = "sluice:shared";
+
+/// Writes down that the attachment uses a link which goes with the last that does; whether it does. One that was there
+/// before any of ours is another's, and stays.
+///
+/// The caller holds the lock of shared links.
+fn share(site: &mut Site<'_>, name: &str) -> Result<bool, CniError> {
+    let ours = site.journal.entry().header.as_ref().map(|header| header.attachment.clone());
+    if let (Some(link), Some(ours)) = (site.host.link(name)?, ours)
+        && link.alias.as_deref() != Some(SHARED)
+        && !site.store.is_shared(name, &ours)?
+    {
+        return Ok(false);
+    }
+    site.journal.will(Step::SharedLink { name: name.to_owned() })?;
+    Ok(true)
+}
+
+fn mark(host: &Netlink, link: &Link) -> Result<(), CniError> {
+    Ok(host.change(link.index, &Change { alias: Some(SHARED.to_owned()), ..Change::default() })?)
 }
 
 fn kind(link: &Link) -> &str {

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use crate::journal::Step;
 use crate::netlink::{
     Change, Details, FdbEntry, Kind, Link, Netlink, NewLink, PortChange, Vxlan, existing_ok,
 };
 use crate::protocol::{CniError, Code, MacAddress};
+use super::{mark, share};
 use crate::wiring::pod_interface::made_link;
 use crate::wiring::settings::interface_name;
 use crate::wiring::site::{Call, Site, View, changed, existing, same};
@@ -184,7 +184,7 @@ impl Overlay {
     /// The caller holds the lock of the network's shared links.
     pub(super) fn ensure(&self, site: &mut Site<'_>, bridge: &Link) -> Result<(), CniError> {
         let name = self.device_name();
-        site.journal.will(Step::SharedLink { name: name.clone() })?;
+        let ours = share(site, &name)?;
         let host = site.host;
         let link = match host.link(&name)? {
             Some(link) => {
@@ -204,10 +204,10 @@ impl Overlay {
                 made_link(host, &name)?
             }
         };
-        host.change(
-            link.index,
-            &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() },
-        )?;
+        if ours {
+            mark(host, &link)?;
+        }
+        host.change(link.index, &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() })?;
         if self.suppress {
             host.set_port(link.index, &PortChange { neigh_suppress: Some(true), ..PortChange::default() })?;
         }
