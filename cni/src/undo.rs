@@ -43,12 +43,18 @@ impl Undo<'_> {
             Step::HostLink { name } => Ok(self.host.delete(name).map(drop)?),
             Step::PodLink { name } => self.pod_link(name),
             Step::MovedLink { name } => self.inside(name, |inside, _| Ok(inside.delete(name).map(drop)?)),
-            Step::PodRedirect { name, ingress } => self.inside(name, |inside, link| {
-                let removed =
-                    if *ingress { inside.delete_ingress(link.index) } else { inside.delete_redirects(link.index) };
-                Ok(removed.map(drop)?)
+            Step::PodRedirect { name, tap, ingress } => self.inside(name, |inside, link| {
+                for to in inside.redirects(link.index)? {
+                    // Ours also if the tap was removed before.
+                    if inside.link_at(to)?.is_none_or(|to| to.name == *tap) {
+                        inside.delete_redirect(link.index, to)?;
+                    }
+                }
+                Ok(if *ingress { inside.delete_ingress(link.index).map(drop) } else { Ok(()) }?)
             }),
-            Step::PodShaper { name } => self.inside(name, |inside, link| Ok(inside.delete_root(link.index).map(drop)?)),
+            Step::PodShaper { name } => {
+                self.inside(name, |inside, link| Ok(inside.delete_root(link.index).map(drop)?))
+            }
             Step::Port { name, in_pod } => self.port(name, *in_pod),
             Step::SharedLink { name } => self.shared(name),
             Step::Rules => Nft::open()
@@ -95,14 +101,18 @@ impl Undo<'_> {
         let _alone = self.store.lock_shared(SHARED_LINKS)?;
         let ours = self.attachment;
         let others = self.store.entries()?;
-        if others.iter().any(|entry| entry.header.as_ref().is_some_and(|header| header.attachment != *ours) && entry.shares(name)) {
+        if others.iter().any(|entry| {
+            entry.header.as_ref().is_some_and(|header| header.attachment != *ours) && entry.shares(name)
+        }) {
             return Ok(());
         }
         Ok(self.host.delete(name).map(drop)?)
     }
 
     fn neighbour(&mut self, link: &str, address: std::net::IpAddr, _mac: MacAddress) -> Result<(), CniError> {
-        self.host.link(link)?.map_or(Ok(()), |link| Ok(self.host.delete_neighbour(link.index, address).map(drop)?))
+        self.host
+            .link(link)?
+            .map_or(Ok(()), |link| Ok(self.host.delete_neighbour(link.index, address).map(drop)?))
     }
 
     /// Works on a link of the pod, if both are there.

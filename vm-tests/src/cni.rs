@@ -20,4 +20,4 @@ pub use node::{Node, REFERENCE};
 pub use outcome::{Failure, Outcome};
 pub use place::Place;
 pub use runtime::Runtime;
-pub use snapshot::{Allowed, Snapshot, lines};
+pub use snapshot::{Allowed, Snapshot, differences, lines};

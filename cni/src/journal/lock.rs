@@ -23,8 +23,8 @@ const INTERVAL: Duration = Duration::from_millis(2);
 pub(super) fn exclusively(path: &Path) -> Result<File, CniError> {
     let deadline = Instant::now() + LONGEST;
     loop {
-        let file = super::open(path)
-            .map_err(|error| CniError::io(format!("opening {}", path.display()), error))?;
+        let file =
+            super::open(path).map_err(|error| CniError::io(format!("opening {}", path.display()), error))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             // Whoever had it may have removed the file: then this lock is one on nothing.
             Ok(()) if is_at(&file, path) => return Ok(file),

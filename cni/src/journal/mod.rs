@@ -64,7 +64,10 @@ enum Line {
     /// The last step was not taken, for a reason that is not ours to undo.
     Retracted,
     /// The guest's MAC address and the bridge that it is known on, for those who come to the same one.
-    Mac { mac: MacAddress, bridge: String },
+    Mac {
+        mac: MacAddress,
+        bridge: String,
+    },
     Done,
 }
 
@@ -227,7 +230,9 @@ impl Journal {
 impl Entry {
     /// Whether the steps were taken for this namespace, not for another of the same path.
     pub fn made_in(&self, pod: &Namespace) -> bool {
-        self.header.as_ref().is_some_and(|header| pod.identity().is_ok_and(|identity| header.netns_identity == identity))
+        self.header
+            .as_ref()
+            .is_some_and(|header| pod.identity().is_ok_and(|identity| header.netns_identity == identity))
     }
 
     /// Reads up to the first line that is not whole.

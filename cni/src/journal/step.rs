@@ -20,6 +20,7 @@ pub enum Step {
     /// All frames of this link of the pod, which is not ours, are taken to a tap.
     PodRedirect {
         name: String,
+        tap: String,
         /// The queueing discipline that filters hang on was made for them.
         ingress: bool,
     },

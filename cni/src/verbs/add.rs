@@ -33,8 +33,7 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
         netns_identity: pod.identity().map_err(|error| CniError::io("CNI_NETNS", error))?,
     })?;
     let made = {
-        let mut site =
-            Site { host: &host, pod: &pod, inside: &inside, journal: &mut journal, store: &store };
+        let mut site = Site { host: &host, pod: &pod, inside: &inside, journal: &mut journal, store: &store };
         wiring.add(call, &mut site)
     };
     let result = made

@@ -11,7 +11,9 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     let attachment = super::attachment(environment, config);
     // A mode or an MTU that is wrong now does not keep back what was made before.
     let settings = Settings::read(config);
-    let directory = settings.as_ref().map_or_else(|_| Settings::state_directory(config), |settings| settings.state_directory.clone());
+    let directory = settings
+        .as_ref()
+        .map_or_else(|_| Settings::state_directory(config), |settings| settings.state_directory.clone());
     let store = Store::new(directory);
     let host = Netlink::open()?;
     let journal = store.lock(&attachment)?;
@@ -30,14 +32,8 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     if !steps.contains(&Step::Lease) && config.ipam_type().is_some() {
         steps.insert(0, Step::Lease);
     }
-    let mut undo = Undo {
-        attachment: &attachment,
-        host: &host,
-        pod: pod.as_ref(),
-        store: &store,
-        config,
-        environment,
-    };
+    let mut undo =
+        Undo { attachment: &attachment, host: &host, pod: pod.as_ref(), store: &store, config, environment };
     let failures = undo.steps(&steps);
     if failures.is_empty() {
         journal.remove()?;

@@ -18,12 +18,13 @@ pub(super) fn run(store: &Store, host: &Netlink, config: &Config, environment: &
             continue;
         }
         // The kernel takes a veth away with the pod: where it is, so is the pod, under whatever path.
-        let alive = entry.steps.iter().any(|step| match step {
-            Step::HostLink { name } => host.link(name).ok().flatten().is_some(),
-            _ => false,
-        });
+        let is_there = |name: &str| host.link(name).ok().flatten().is_some();
+        let alive = entry.steps.iter().any(|step| matches!(step, Step::HostLink { name } if is_there(name)));
         if !alive {
-            tracing::info!(container = header.attachment.container, "sweeping what a pod that is gone has left");
+            tracing::info!(
+                container = header.attachment.container,
+                "sweeping what a pod that is gone has left"
+            );
             for error in remove(store, host, config, environment, &header.attachment) {
                 tracing::warn!(%error, "sweeping");
             }

@@ -45,7 +45,11 @@ impl Macvtap {
             return Err(CniError::config("ipam", "given", why));
         }
         if parent.is_in_container() {
-            return Err(CniError::config("linkInContainer", true, "a macvtap's master is a link of the node"));
+            return Err(CniError::config(
+                "linkInContainer",
+                true,
+                "a macvtap's master is a link of the node",
+            ));
         }
         Ok(Self { parent, promiscuous: keys.promiscuous })
     }
@@ -55,7 +59,9 @@ impl Macvtap {
         if let Some(id) = call.config.device_id()? {
             let name = device_plugin::link_name(&id);
             let link = site.host.link(&name)?.ok_or_else(|| {
-                let why = format!("the node has no link {name}, which macvtap's device plugin makes for this device");
+                let why = format!(
+                    "the node has no link {name}, which macvtap's device plugin makes for this device"
+                );
                 CniError::config("deviceID", format!("{id:?}"), &why)
             })?;
             site.journal.will(Step::HostLink { name })?;

@@ -24,6 +24,7 @@ mod bridge;
 mod ptp;
 mod macvlan;
 mod macvtap;
+mod ipvlan;
 
 pub use settings::{Mode, Settings};
 pub use site::{Call, Site, View, changed};
@@ -61,6 +62,6 @@ pub fn of(call: &Call) -> Result<Box<dyn Wiring>, CniError> {
         Mode::Ptp => Box::new(ptp::Ptp::read(&call.config)?),
         Mode::Macvlan => Box::new(macvlan::Macvlan::read(call)?),
         Mode::Macvtap => Box::new(macvtap::Macvtap::read(call)?),
-        mode => return Err(CniError::unsupported("mode", mode.as_str(), "not built yet")),
+        Mode::Ipvlan => Box::new(ipvlan::Ipvlan::read(call)?),
     })
 }

@@ -44,10 +44,8 @@ impl Wiring for NoUplink {
     }
 
     fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
-        let name = view.entry.steps.iter().find_map(|step| match step {
-            Step::PodLink { name } => Some(name.clone()),
-            _ => None,
-        });
+        let made = |step: &Step| if let Step::PodLink { name } = step { Some(name.clone()) } else { None };
+        let name = view.entry.steps.iter().find_map(made);
         let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
         let tap = pod_tap::check(call, view, &name, None)?;
         let made = previous.interfaces.iter().find(|interface| interface.name == name);

@@ -6,8 +6,11 @@ use crate::netlink::Netlink;
 use crate::protocol::{CniError, CniResult};
 use crate::sysctl;
 
+/// Its path, and its value.
+type Sysctl = (&'static str, fn(&Call) -> String);
+
 /// What the translator needs of its network namespace, and what for.
-const SYSCTLS: [(&str, fn(&Call) -> String); 2] = [
+const SYSCTLS: [Sysctl; 2] = [
     // Ports below 1024 are forwarded to the guest like others.
     ("net/ipv4/ip_unprivileged_port_start", |_| "0".to_owned()),
     // The guest's pings leave by ping sockets, which are for these groups.
@@ -34,7 +37,11 @@ impl Wiring for Passt {
             let is: Vec<&str> = is.split_whitespace().collect();
             let value = value(call);
             if is.join(" ") != value {
-                return Err(changed(format!("{} is {:?}, was set to {value:?}", path.replace('/', "."), is.join(" "))));
+                return Err(changed(format!(
+                    "{} is {:?}, was set to {value:?}",
+                    path.replace('/', "."),
+                    is.join(" ")
+                )));
             }
         }
         Ok(())

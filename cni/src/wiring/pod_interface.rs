@@ -16,8 +16,8 @@ use super::pod_tap;
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
 use crate::journal::Step;
 use crate::netlink::{
-    AddressOptions, Change, Kind, Link, Netlink, NetlinkError, NewLink, NewRoute, Peer, Route, RouteFilter, Scope,
-    existing_ok,
+    AddressOptions, Change, Kind, Link, Netlink, NetlinkError, NewLink, NewRoute, Peer, Route, RouteFilter,
+    Scope, existing_ok,
 };
 use crate::protocol::{CniError, CniResult, Interface, MacAddress};
 use crate::sysctl;
@@ -59,7 +59,9 @@ pub(super) fn refuse_taken(inside: &Netlink, name: &str) -> Result<(), CniError>
 
 /// The link that was just made.
 pub(super) fn made_link(netlink: &Netlink, name: &str) -> Result<Link, CniError> {
-    netlink.link(name)?.ok_or_else(|| CniError::internal(format!("link {name} was removed while it was made")))
+    netlink
+        .link(name)?
+        .ok_or_else(|| CniError::internal(format!("link {name} was removed while it was made")))
 }
 
 /// Gives the interface what IPAM answered, and a VM its tap. The tap, if there is one.
@@ -85,7 +87,11 @@ pub(super) fn finish(
     })?;
     site.inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
     for ip in &addresses.ips {
-        site.inside.add_address(link.index, ip.address, AddressOptions { no_dad: true, ..AddressOptions::default() })?;
+        site.inside.add_address(
+            link.index,
+            ip.address,
+            AddressOptions { no_dad: true, ..AddressOptions::default() },
+        )?;
     }
     add_routes(site.inside, link, addresses)?;
     Ok(None)
@@ -127,7 +133,8 @@ fn routes(result: &CniResult) -> Vec<NewRoute> {
         .iter()
         .map(|route| {
             let of_family = |address: &IpNet| address.addr().is_ipv4() == route.dst.addr().is_ipv4();
-            let from_address = || result.ips.iter().find(|ip| of_family(&ip.address)).and_then(|ip| ip.gateway);
+            let from_address =
+                || result.ips.iter().find(|ip| of_family(&ip.address)).and_then(|ip| ip.gateway);
             NewRoute {
                 gateway: route.gw.or_else(from_address),
                 mtu: route.mtu,
@@ -147,8 +154,26 @@ fn add_route(inside: &Netlink, link: &Link, route: &NewRoute) -> Result<(), CniE
     Ok(())
 }
 
-/// CHECK of the interface: what it is called, its MAC and MTU, its addresses and routes.
+/// CHECK of the interface and of what is beside it: the tap of a VM, the routes of a container.
 pub(super) fn check(
+    call: &Call,
+    view: &View<'_>,
+    previous: &CniResult,
+    kind: &str,
+) -> Result<Link, CniError> {
+    let link = check_link(call, view, previous, kind)?;
+    if call.settings.tap.wanted {
+        let tap = pod_tap::name_beside(&call.settings.tap, &link.name);
+        let tap = pod_tap::check(call, view, &tap, Some(&link))?;
+        same(&format!("{}'s MTU", tap.name), &tap.mtu, &link.mtu)?;
+    } else {
+        check_routes(view, &link, previous)?;
+    }
+    Ok(link)
+}
+
+/// CHECK of the interface: what it is called, its MAC and MTU, its addresses.
+pub(super) fn check_link(
     call: &Call,
     view: &View<'_>,
     previous: &CniResult,
@@ -175,12 +200,12 @@ pub(super) fn check(
             return Err(changed(format!("{name} no longer has the address {}", ip.address)));
         }
     }
-    if call.settings.tap.wanted {
-        let tap = pod_tap::name_beside(&call.settings.tap, name);
-        let tap = pod_tap::check(call, view, &tap, Some(&link))?;
-        same(&format!("{}'s MTU", tap.name), &tap.mtu, &link.mtu)?;
-        return Ok(link);
-    }
+    Ok(link)
+}
+
+/// CHECK of a container's routes.
+pub(super) fn check_routes(view: &View<'_>, link: &Link, previous: &CniResult) -> Result<(), CniError> {
+    let name = &link.name;
     let present = view.inside.routes(RouteFilter { device: Some(link.index), ..RouteFilter::default() })?;
     for route in routes(previous) {
         let there = |other: &Route| {
@@ -192,7 +217,7 @@ pub(super) fn check(
             return Err(changed(format!("{name} no longer has the route to {}", route.dst)));
         }
     }
-    Ok(link)
+    Ok(())
 }
 
 /// The interface in a result.

@@ -8,12 +8,12 @@ use serde::Deserialize;
 
 use super::bridge::gateway::{first_host, forward};
 use super::pod_interface::{self, on_node, sysctl_if_there};
-use super::site::{Call, Site, View, changed, existing, same};
 use super::rules::{self, Wanted};
+use super::site::{Call, Site, View, changed, existing, same};
 use super::{Wiring, pod_tap};
 use crate::ipam;
 use crate::journal::Step;
-use crate::netlink::{AddressOptions, Change, Link, Netlink, NetlinkError, NewRoute, RouteFilter, Scope};
+use crate::netlink::{AddressOptions, Change, Link, Netlink, NewRoute, RouteFilter, Scope, existing_ok};
 use crate::protocol::{CniError, CniResult, Code, Config};
 use crate::sysctl;
 use crate::tap;
@@ -59,14 +59,10 @@ impl Ptp {
                 scope: Some(Scope::Link),
                 ..NewRoute::new(ip.address.addr().into())
             };
-            site.host.add_route(&route).map_err(|error| match error {
-                NetlinkError::Exists { .. } => CniError::config(
-                    "ipam",
-                    ip.address.addr(),
-                    "the node has a route to this very address already",
-                ),
-                error => error.into(),
-            })?;
+            if !existing_ok(site.host.add_route(&route))? {
+                let why = "the node has a route to this very address already";
+                return Err(CniError::config("ipam", ip.address.addr(), why));
+            }
         }
         Ok(())
     }
@@ -126,7 +122,10 @@ impl Wiring for Ptp {
             if !routes.iter().any(|route| route.dst == to) {
                 return Err(changed(format!("the node no longer has its route to {}", ip.address.addr())));
             }
-            if let Some(gateway) = ip.gateway.filter(|gateway| !addresses.iter().any(|address| address.network.addr() == *gateway)) {
+            if let Some(gateway) = ip
+                .gateway
+                .filter(|gateway| !addresses.iter().any(|address| address.network.addr() == *gateway))
+            {
                 return Err(changed(format!("{} no longer has the gateway's address {gateway}", end.name)));
             }
         }

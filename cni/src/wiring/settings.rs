@@ -147,7 +147,9 @@ impl Mode {
     fn taps(self, key: Option<bool>) -> Result<bool, CniError> {
         let refused = |value, why| Err(CniError::config("tap", value, why));
         match (self, key) {
-            (Self::Macvlan, Some(true)) => refused(true, "a macvlan is for containers; mode macvtap is for VMs"),
+            (Self::Macvlan, Some(true)) => {
+                refused(true, "a macvlan is for containers; mode macvtap is for VMs")
+            }
             (Self::Macvlan | Self::Macvtap | Self::Passt, _) => Ok(false),
             (Self::Tap | Self::None, Some(false)) => refused(false, "this mode makes nothing but a tap"),
             (_, key) => Ok(key.unwrap_or(true)),
@@ -186,7 +188,7 @@ fn mtu(value: i64) -> Result<Option<u32>, CniError> {
 }
 
 /// Checks the name of a link that `key` gives.
-pub fn interface_name(key: &str, name: &str) -> Result<(), CniError> {
+pub(super) fn interface_name(key: &str, name: &str) -> Result<(), CniError> {
     let refused = |why| Err(CniError::config(key, format!("{name:?}"), why));
     if name.len() > LONGEST_NAME {
         return refused("longer than the 15 characters that a link's name may have");

@@ -7,8 +7,8 @@ mod port;
 mod overlay;
 
 use super::pod_interface::{self, on_node};
-use super::site::{Call, Site, View, changed, existing, same};
 use super::rules::{self, Wanted};
+use super::site::{Call, Site, View, changed, existing, same};
 use super::{Wiring, pod_tap};
 use crate::ipam;
 use crate::journal::{SHARED_LINKS, Step};
@@ -103,7 +103,8 @@ impl Bridge {
         for entry in site.store.entries()? {
             let theirs = entry.header.map(|header| header.attachment);
             if theirs != ours && entry.mac.is_some_and(|(other, place)| other == mac && place == *name) {
-                let whose = theirs.map_or_else(String::new, |other| format!(" by container {}", other.container));
+                let whose =
+                    theirs.map_or_else(String::new, |other| format!(" by container {}", other.container));
                 return used(format!("used on bridge {name}{whose}"));
             }
         }
@@ -127,7 +128,11 @@ impl Bridge {
         if let Some(given) = given {
             let link = options::given_port(given, site.host)?;
             if link.master.is_some_and(|master| master != bridge.index) {
-                return Err(CniError::config("prevResult", &link.name, "this link is a port of another bridge"));
+                return Err(CniError::config(
+                    "prevResult",
+                    &link.name,
+                    "this link is a port of another bridge",
+                ));
             }
             site.journal.will(Step::Port { name: link.name.clone(), in_pod: false })?;
             return Ok((link, None));
@@ -154,7 +159,8 @@ impl Wiring for Bridge {
             result.interfaces.push(on_node(&bridge));
             return Ok(result);
         };
-        let mut result = CniResult { interfaces: vec![pod_interface::interface(call, &inside)], ..CniResult::default() };
+        let mut result =
+            CniResult { interfaces: vec![pod_interface::interface(call, &inside)], ..CniResult::default() };
         let wanted = self.rules(&port, &result)?;
         if call.config.ipam_type().is_some() {
             site.journal.will(Step::Lease)?;
@@ -187,10 +193,14 @@ impl Wiring for Bridge {
         if self.options.promiscuous {
             same(&format!("{}'s promiscMode", bridge.name), &bridge.promiscuous, &true)?;
         }
-        let name = view.entry.steps.iter().find_map(|step| match step {
-            Step::HostLink { name } | Step::Port { name, in_pod: false } => Some(name.clone()),
-            _ => None,
-        });
+        let end = |step: &Step| {
+            if let Step::HostLink { name } | Step::Port { name, in_pod: false } = step {
+                Some(name.clone())
+            } else {
+                None
+            }
+        };
+        let name = view.entry.steps.iter().find_map(end);
         let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
         let port = existing(view.host, &name, "on the node")?;
         port::check(&self.options, view, &bridge, &port)?;
@@ -259,7 +269,8 @@ impl Bridge {
         inside: &Link,
         result: &CniResult,
     ) -> Result<(), CniError> {
-        let (true, Some(mac)) = (self.overlay.as_ref().is_some_and(|overlay| overlay.suppress), inside.mac) else {
+        let (true, Some(mac)) = (self.overlay.as_ref().is_some_and(|overlay| overlay.suppress), inside.mac)
+        else {
             return Ok(());
         };
         for ip in &result.ips {

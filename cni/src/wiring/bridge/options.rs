@@ -170,9 +170,8 @@ impl TrunkKeys {
                 (None, _) => refused(least.to_string(), "incorrect trunk minID parameter"),
                 (_, None) => refused(most.to_string(), "incorrect trunk maxID parameter"),
             },
-            (None, None, Some(id)) => {
-                vlan(id).map_or_else(|| refused(id.to_string(), "incorrect trunk id parameter"), |id| Ok(id..=id))
-            }
+            (None, None, Some(id)) => vlan(id)
+                .map_or_else(|| refused(id.to_string(), "incorrect trunk id parameter"), |id| Ok(id..=id)),
             (None, None, None) => refused("{}".to_owned(), "an entry needs id, or minID and maxID"),
             (Some(one), None, _) | (None, Some(one), _) => refused(
                 one.to_string(),

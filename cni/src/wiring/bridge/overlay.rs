@@ -78,13 +78,21 @@ impl Overlay {
         }
         if let Some(group) = keys.group {
             if !group.is_multicast() {
-                return Err(CniError::config("group", group, "is no multicast address; nodes are listed in \"peers\""));
+                return Err(CniError::config(
+                    "group",
+                    group,
+                    "is no multicast address; nodes are listed in \"peers\"",
+                ));
             }
             if !keys.peers.is_empty() {
                 return Err(CniError::config("group", group, "cannot be together with \"peers\""));
             }
             if keys.device.is_none() && keys.local.is_none() {
-                return Err(CniError::config("group", group, "needs \"device\" or \"local\", to join the group there"));
+                return Err(CniError::config(
+                    "group",
+                    group,
+                    "needs \"device\" or \"local\", to join the group there",
+                ));
             }
         }
         if let Some(name) = &keys.device {
@@ -93,10 +101,18 @@ impl Overlay {
         let ends = keys.peers.iter().chain(&keys.local).chain(&keys.group);
         if ends.clone().any(IpAddr::is_ipv4) && ends.clone().any(IpAddr::is_ipv6) {
             let shown: Vec<String> = ends.map(ToString::to_string).collect();
-            return Err(CniError::config("peers", shown.join(", "), "IPv4 and IPv6 cannot be mixed in one overlay"));
+            return Err(CniError::config(
+                "peers",
+                shown.join(", "),
+                "IPv4 and IPv6 cannot be mixed in one overlay",
+            ));
         }
         if let Some(odd) = keys.peers.iter().find(|peer| peer.is_multicast() || peer.is_unspecified()) {
-            return Err(CniError::config("peers", odd, "is no node's address; a multicast address belongs in \"group\""));
+            return Err(CniError::config(
+                "peers",
+                odd,
+                "is no node's address; a multicast address belongs in \"group\"",
+            ));
         }
         Ok(Self {
             vni,
@@ -128,7 +144,10 @@ impl Overlay {
             Some(mtu) if mtu > most => Err(CniError::config(
                 "mtu",
                 mtu,
-                &format!("above {most}, which is {}'s {} less {overhead} of outer headers", beneath.name, beneath.mtu),
+                &format!(
+                    "above {most}, which is {}'s {} less {overhead} of outer headers",
+                    beneath.name, beneath.mtu
+                ),
             )),
             Some(mtu) => Ok(mtu),
             None => Ok(most),
@@ -147,9 +166,9 @@ impl Overlay {
         }
         if let Some(local) = self.local {
             let address = host.addresses(None)?.into_iter().find(|address| address.network.addr() == local);
-            let address =
-                address.ok_or_else(|| CniError::config("local", local, "the node has no link with this address"))?;
-            return Ok(host.link_at(address.index)?.ok_or_else(|| missing(local))?);
+            let address = address
+                .ok_or_else(|| CniError::config("local", local, "the node has no link with this address"))?;
+            return host.link_at(address.index)?.ok_or_else(|| missing(local));
         }
         let default = host.default_route_device()?;
         let link = default.map(|index| host.link_at(index)).transpose()?.flatten();
@@ -171,7 +190,9 @@ impl Overlay {
                 link
             }
             None => {
-                let parent = (self.device.is_some() || self.group.is_some()).then(|| self.beneath(host)).transpose()?;
+                let parent = (self.device.is_some() || self.group.is_some())
+                    .then(|| self.beneath(host))
+                    .transpose()?;
                 let new = NewLink {
                     mtu: Some(bridge.mtu),
                     parent: parent.map(|parent| parent.index),
@@ -181,7 +202,10 @@ impl Overlay {
                 made_link(host, &name)?
             }
         };
-        host.change(link.index, &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() })?;
+        host.change(
+            link.index,
+            &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() },
+        )?;
         if self.suppress {
             host.set_port(link.index, &PortChange { neigh_suppress: Some(true), ..PortChange::default() })?;
         }
@@ -216,7 +240,8 @@ impl Overlay {
 
     /// STATUS: the link beneath carries packets, the local address is ours.
     pub(super) fn ready(&self, host: &Netlink) -> Result<(), CniError> {
-        let link = self.beneath(host).map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
+        let link =
+            self.beneath(host).map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
         if link.up && link.carrier {
             return Ok(());
         }

@@ -4,9 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, openat,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, openat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
@@ -33,18 +31,25 @@ pub(super) fn provide(site: &mut Site<'_>, link: &Link, owner: u32, group: u32) 
         }
         Err(_) => make(&path, number).map_err(failed)?,
     }
-    chownat(CWD, &path, Some(Uid::from_raw(owner)), Some(Gid::from_raw(group)), AtFlags::empty()).map_err(failed)?;
+    chownat(CWD, &path, Some(Uid::from_raw(owner)), Some(Gid::from_raw(group)), AtFlags::empty())
+        .map_err(failed)?;
     rustix::fs::chmodat(CWD, &path, Mode::RUSR | Mode::WUSR, AtFlags::empty()).map_err(failed)
 }
 
 /// CHECK of [`provide`].
 pub(super) fn check(link: &Link, owner: u32, group: u32) -> Result<(), CniError> {
     let path = path(link);
-    let there = fs::metadata(&path).map_err(|error| changed(format!("device node {}: {error}", path.display())))?;
+    let there =
+        fs::metadata(&path).map_err(|error| changed(format!("device node {}: {error}", path.display())))?;
     if (there.uid(), there.gid()) == (owner, group) {
         return Ok(());
     }
-    Err(changed(format!("{} is {}:{}'s, was made {owner}:{group}'s", path.display(), there.uid(), there.gid())))
+    Err(changed(format!(
+        "{} is {}:{}'s, was made {owner}:{group}'s",
+        path.display(),
+        there.uid(),
+        there.gid()
+    )))
 }
 
 fn path(link: &Link) -> PathBuf {
