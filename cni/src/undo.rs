@@ -40,7 +40,7 @@ impl Undo<'_> {
         match step {
             Step::Lease => crate::ipam::delete(self.config, self.environment),
             // No other attachment has a link of this name.
-            Step::HostLink { name } => Ok(self.host.delete(name).map(drop)?),
+            Step::HostLink { name } | Step::HostShaper { name } => Ok(self.host.delete(name).map(drop)?),
             Step::PodLink { name } => self.pod_link(name),
             Step::MovedLink { name } => self.inside(name, |inside, _| Ok(inside.delete(name).map(drop)?)),
             Step::PodRedirect { name, ingress } => self.inside(name, |inside, link| {
@@ -48,7 +48,13 @@ impl Undo<'_> {
                     if *ingress { inside.delete_ingress(link.index) } else { inside.delete_redirects(link.index) };
                 Ok(removed.map(drop)?)
             }),
-            Step::PodShaper { name } => self.inside(name, |inside, link| Ok(inside.delete_root(link.index).map(drop)?)),
+            Step::PodShaper { name } => self.inside(name, |inside, link| {
+                // Another kind of queueing is its owner's, set since.
+                if inside.tbf(link.index)?.is_some() {
+                    inside.delete_root(link.index)?;
+                }
+                Ok(())
+            }),
             Step::Port { name, in_pod } => self.port(name, *in_pod),
             Step::SharedLink { name } => self.shared(name),
             Step::Rules => Nft::open()

@@ -25,6 +25,8 @@ pub enum Step {
     },
     /// A queueing discipline at the root of a link of the pod that is not ours.
     PodShaper { name: String },
+    /// A device of ours on the node through which a container's frames are delayed. It does not go with the pod.
+    HostShaper { name: String },
     /// A link that others made was made a port of a bridge. On the node, or in the pod.
     Port { name: String, in_pod: bool },
     /// A bridge or VXLAN device that the attachments of a network share: goes with the last.

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::Wiring;
 use super::macvlan::{self, Parent};
 use super::pod_interface::{self, made_link, refuse_taken};
+use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
 use crate::journal::Step;
 use crate::netlink::{Change, Kind, Link, Netlink, NewLink};
@@ -102,6 +103,7 @@ impl Wiring for Macvtap {
             ..Change::default()
         };
         site.inside.change(link.index, &up)?;
+        shaping::limit(call, site, Place::PodNic(&link))?;
         let tap = &call.settings.tap;
         device_node::provide(site, &link, tap.owner, tap.group)?;
         let link = made_link(site.inside, name)?;
@@ -129,6 +131,7 @@ impl Wiring for Macvtap {
         if call.config.device_id()?.is_none() {
             macvlan::check_parent(&self.parent, view, &link)?;
         }
+        shaping::check(call, view, Place::PodNic(&link))?;
         device_node::check(&link, call.settings.tap.owner, call.settings.tap.group)
     }
 

@@ -195,6 +195,12 @@ pub(super) fn check(
     Ok(link)
 }
 
+/// The tap beside the interface, which CHECK has found in place.
+pub(super) fn tap(call: &Call, view: &View<'_>, link: &Link) -> Result<Option<Link>, CniError> {
+    let settings = &call.settings.tap;
+    settings.wanted.then(|| existing(view.inside, &pod_tap::name_beside(settings, &link.name), "in the pod")).transpose()
+}
+
 /// The interface in a result.
 pub(super) fn interface(call: &Call, link: &Link) -> Interface {
     Interface { sandbox: call.sandbox(), ..on_node(link) }

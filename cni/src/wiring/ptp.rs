@@ -10,6 +10,7 @@ use super::bridge::gateway::{first_host, forward};
 use super::pod_interface::{self, on_node, sysctl_if_there};
 use super::site::{Call, Site, View, changed, existing, same};
 use super::rules::{self, Wanted};
+use super::shaping::{self, Place};
 use super::{Wiring, pod_tap};
 use crate::ipam;
 use crate::journal::Step;
@@ -108,6 +109,7 @@ impl Wiring for Ptp {
             Self::container_routes(site, &inside, &result)?;
             pod_interface::add_routes(site.inside, &inside, &result)?;
         }
+        shaping::limit(call, site, Place::veth(&end, &inside, tap.as_ref()))?;
         result.interfaces = vec![on_node(&end), pod_interface::interface(call, &inside)];
         result.interfaces.extend(tap.map(|tap| pod_tap::interface(call, &tap)));
         result.merge_dns(call.config.dns()?);
@@ -119,6 +121,8 @@ impl Wiring for Ptp {
         same(&format!("whether {} is up", end.name), &end.up, &true)?;
         let inside = pod_interface::check(call, view, previous, "veth")?;
         same(&format!("the other end of {}", inside.name), &inside.parent, &Some(end.index))?;
+        let tap = pod_interface::tap(call, view, &inside)?;
+        shaping::check(call, view, Place::veth(&end, &inside, tap.as_ref()))?;
         let routes = view.host.routes(RouteFilter { device: Some(end.index), ..RouteFilter::default() })?;
         let addresses = view.host.addresses(Some(end.index))?;
         for ip in &previous.ips {
@@ -143,6 +147,7 @@ impl Wiring for Ptp {
     }
 
     fn leftovers(&self, call: &Call) -> Vec<Step> {
-        vec![Step::HostLink { name: call.attachment.host_link() }, Step::Rules]
+        let shaper = Step::HostShaper { name: call.attachment.shaper() };
+        vec![Step::HostLink { name: call.attachment.host_link() }, shaper, Step::Rules]
     }
 }

@@ -8,3 +8,4 @@ mod versions;
 mod surroundings;
 mod multus;
 mod differential;
+mod bandwidth;

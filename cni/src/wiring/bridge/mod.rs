@@ -9,6 +9,7 @@ mod overlay;
 use super::pod_interface::{self, on_node};
 use super::site::{Call, Site, View, changed, existing, same};
 use super::rules::{self, Wanted};
+use super::shaping::{self, Place};
 use super::{Wiring, pod_tap};
 use crate::ipam;
 use crate::journal::{SHARED_LINKS, Step};
@@ -125,6 +126,8 @@ impl Bridge {
         given: Option<&CniResult>,
     ) -> Result<(Link, Option<Link>), CniError> {
         if let Some(given) = given {
+            let why = "the port is another plugin's: chain one that limits it behind that";
+            shaping::refuse(call.config.bandwidth()?, why)?;
             let link = options::given_port(given, site.host)?;
             if link.master.is_some_and(|master| master != bridge.index) {
                 return Err(CniError::config("prevResult", &link.name, "this link is a port of another bridge"));
@@ -168,6 +171,7 @@ impl Wiring for Bridge {
         } else {
             pod_interface::finish(call, site, &inside, &result)?
         };
+        shaping::limit(call, site, Place::veth(&port, &inside, tap.as_ref()))?;
         for ip in &mut result.ips {
             ip.interface = Some(2);
         }
@@ -200,6 +204,7 @@ impl Wiring for Bridge {
         }
         if self.options.disable_container_interface {
             let link = existing(view.inside, &call.attachment.interface, "in the pod")?;
+            shaping::check(call, view, Place::NodeEnd(&port))?;
             return same(&format!("whether {} is up", link.name), &link.up, &false);
         }
         if let Some(overlay) = &self.overlay {
@@ -207,6 +212,8 @@ impl Wiring for Bridge {
         }
         let inside = pod_interface::check(call, view, previous, "veth")?;
         same(&format!("the other end of {}", inside.name), &inside.parent, &Some(port.index))?;
+        let tap = pod_interface::tap(call, view, &inside)?;
+        shaping::check(call, view, Place::veth(&port, &inside, tap.as_ref()))?;
         gateway::check(&self.options, view, &bridge, previous)
     }
 
@@ -229,7 +236,8 @@ impl Wiring for Bridge {
     }
 
     fn leftovers(&self, call: &Call) -> Vec<Step> {
-        vec![Step::HostLink { name: call.attachment.host_link() }, Step::Rules]
+        let shaper = Step::HostShaper { name: call.attachment.shaper() };
+        vec![Step::HostLink { name: call.attachment.host_link() }, shaper, Step::Rules]
     }
 }
 
