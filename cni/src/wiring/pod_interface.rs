@@ -49,6 +49,15 @@ pub(super) fn veth(
     Ok((made_link(site.host, &name)?, made_link(site.inside, inside)?))
 }
 
+/// Takes IPv6 from the node's end of a VM's veth pair, before it comes up: there is nothing for it to say, but a node that
+/// forwards would report its multicast groups to the guest, even without an address. For a container it stays as the
+/// reference plugins make it.
+pub(super) fn mute_node_end(call: &Call, end: &Link) {
+    if call.settings.tap.wanted {
+        sysctl_if_there(&format!("net/ipv6/conf/{}/disable_ipv6", end.name), "1");
+    }
+}
+
 /// A link of this name in the pod is another's.
 pub(super) fn refuse_taken(inside: &Netlink, name: &str) -> Result<(), CniError> {
     if inside.link(name)?.is_none() {
@@ -106,6 +115,10 @@ fn finish_for_guest(
     in_pod(site.pod, || {
         sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
         sysctl_if_there(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1"); // none
+        // A router is in groups that it reports. MLDv2 would report that it left them, too; version 1 says nothing of a
+        // group that it never reported (RFC 2710 4).
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/force_mld_version"), "1");
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/forwarding"), "0");
         sysctl_if_there(&format!("net/ipv4/conf/{name}/arp_notify"), "0");
     })?;
     let mute = Change { arp: Some(false), ..Change::default() };

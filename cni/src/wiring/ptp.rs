@@ -47,6 +47,10 @@ impl Ptp {
             // ARP is answered at once; the default is a random wait of up to 0.8 s.
             sysctl_if_there(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0");
         }
+        // Without a link-local address the node could not ask for the guest's MAC (RFC 4861 7.2.2).
+        if !result.ips.iter().any(|ip| ip.address.addr().is_ipv6()) {
+            pod_interface::mute_node_end(call, end);
+        }
         site.host.change(end.index, &Change { up: Some(true), ..Change::default() })?;
         for ip in &result.ips {
             let Some(gateway) = ip.gateway else { continue };

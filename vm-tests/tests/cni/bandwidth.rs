@@ -1,4 +1,5 @@
 //! Limits of bandwidth: frames of VMs and containers held to them, what the kernel has of them, CHECK, removal.
+#![expect(clippy::indexing_slicing, reason = "keys of JSON values are set by index")]
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Map, Value, json};
@@ -7,6 +8,7 @@ use vm_tests::lab::{Child, Namespace, binary};
 use vm_tests::tap_guest;
 use vm_tests::traffic::drive;
 
+use crate::look::look;
 use crate::ours;
 
 /// Bits a second, and bits.
@@ -149,17 +151,6 @@ fn throughput(node: &Node, way: Way, result: &Value) -> anyhow::Result<[f64; 2]>
         drive::number(&drive::run(client, &line)?, "bits_per_second")
     };
     Ok([run("out", 5001)?, run("in", 5002)?])
-}
-
-fn look(namespace: &Namespace, command: &str) -> anyhow::Result<Value> {
-    let mut words = command.split_whitespace();
-    let mut program = namespace.command(words.next().context("a program")?);
-    let output = program.args(words).output()?;
-    ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-    match output.stdout.as_slice() {
-        b"" => Ok(Value::Null),
-        text => serde_json::from_slice(text).with_context(|| command.to_owned()),
-    }
 }
 
 /// Where a device is and what it is called.

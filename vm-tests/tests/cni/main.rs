@@ -2,6 +2,8 @@
 #![expect(clippy::tests_outside_test_module, reason = "a folder of integration tests is a test module")]
 
 mod ours;
+mod look;
+mod ears;
 mod reference;
 mod protocol;
 mod versions;
@@ -9,3 +11,4 @@ mod surroundings;
 mod multus;
 mod differential;
 mod bandwidth;
+mod quiet;

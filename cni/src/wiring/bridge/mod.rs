@@ -140,6 +140,7 @@ impl Bridge {
             self.claim(site, bridge, mac)?;
         }
         let (port, inside) = pod_interface::veth(call, site, mtu.or(Some(bridge.mtu)), mac)?;
+        pod_interface::mute_node_end(call, &port);
         Ok((port, Some(inside)))
     }
 }
