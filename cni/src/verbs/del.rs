@@ -58,7 +58,8 @@ fn marked(pod: &Namespace, attachment: &Attachment) -> Result<Vec<Step>, CniErro
         for nic in &links {
             if inside.redirects(nic.index)?.contains(&link.index) {
                 // Its queueing discipline may be another's.
-                steps.push(Step::PodRedirect { name: nic.name.clone(), ingress: false });
+                let (name, tap) = (nic.name.clone(), link.name.clone());
+                steps.push(Step::PodRedirect { name, tap, ingress: false });
             }
         }
     }

@@ -6,6 +6,8 @@
 )]
 
 mod ours;
+mod look;
+mod ears;
 mod reference;
 mod protocol;
 mod versions;
@@ -13,3 +15,5 @@ mod surroundings;
 mod multus;
 mod differential;
 mod explain;
+mod bandwidth;
+mod quiet;

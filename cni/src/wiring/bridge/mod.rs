@@ -8,6 +8,7 @@ mod overlay;
 
 use super::pod_interface::{self, on_node};
 use super::rules::{self, Wanted};
+use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, same};
 use super::{Wiring, pod_tap};
 use crate::ipam;
@@ -129,6 +130,8 @@ impl Bridge {
         given: Option<&CniResult>,
     ) -> Result<(Link, Option<Link>), CniError> {
         if let Some(given) = given {
+            let why = "the port is another plugin's: chain one that limits it behind that";
+            shaping::refuse(call.config.bandwidth()?, why)?;
             let link = options::given_port(given, site.host)?;
             if link.master.is_some_and(|master| master != bridge.index) {
                 return Err(CniError::config(
@@ -137,7 +140,7 @@ impl Bridge {
                     "this link is a port of another bridge",
                 ));
             }
-            site.journal.will(Step::Port { name: link.name.clone(), in_pod: false })?;
+            site.journal.will(Step::Port { name: link.name.clone() })?;
             return Ok((link, None));
         }
         let mac = call.config.mac(&call.environment)?;
@@ -149,6 +152,7 @@ impl Bridge {
             // By the kernel, at random; whoever asks for this very one later is refused.
             site.journal.mac(chosen, &bridge.name)?;
         }
+        pod_interface::mute_node_end(call, &port);
         Ok((port, Some(inside)))
     }
 }
@@ -181,6 +185,7 @@ impl Wiring for Bridge {
         } else {
             pod_interface::finish(call, site, &inside, &result)?
         };
+        shaping::limit(call, site, Place::veth(&port, &inside, tap.as_ref()))?;
         for ip in &mut result.ips {
             ip.interface = Some(2);
         }
@@ -201,7 +206,7 @@ impl Wiring for Bridge {
             same(&format!("{}'s promiscMode", bridge.name), &bridge.promiscuous, &true)?;
         }
         let end = |step: &Step| {
-            if let Step::HostLink { name } | Step::Port { name, in_pod: false } = step {
+            if let Step::HostLink { name } | Step::Port { name } = step {
                 Some(name.clone())
             } else {
                 None
@@ -218,6 +223,7 @@ impl Wiring for Bridge {
         }
         if self.options.disable_container_interface {
             let link = existing(view.inside, &call.attachment.interface, "in the pod")?;
+            shaping::check(call, view, Place::NodeEnd(&port))?;
             return same(&format!("whether {} is up", link.name), &link.up, &false);
         }
         if let Some(overlay) = &self.overlay {
@@ -225,6 +231,8 @@ impl Wiring for Bridge {
         }
         let inside = pod_interface::check(call, view, previous, "veth")?;
         same(&format!("the other end of {}", inside.name), &inside.parent, &Some(port.index))?;
+        let tap = pod_interface::tap(call, view, &inside)?;
+        shaping::check(call, view, Place::veth(&port, &inside, tap.as_ref()))?;
         gateway::check(&self.options, view, &bridge, previous)
     }
 
@@ -247,7 +255,8 @@ impl Wiring for Bridge {
     }
 
     fn leftovers(&self, call: &Call) -> Vec<Step> {
-        vec![Step::HostLink { name: call.attachment.host_link() }, Step::Rules]
+        let shaper = Step::HostShaper { name: call.attachment.shaper() };
+        vec![Step::HostLink { name: call.attachment.host_link() }, shaper, Step::Rules]
     }
 }
 

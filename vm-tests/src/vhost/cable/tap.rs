@@ -54,6 +54,18 @@ impl Tap {
         Ok(tap)
     }
 
+    /// Opens a macvtap by its device, as a VMM does (`/dev/tap<index>`). Its kernel has each frame with a header.
+    pub(crate) fn attach(path: &str) -> anyhow::Result<Self> {
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .with_context(|| format!("open {path}"))?
+            .into();
+        Ok(Self { device, name: path.to_owned() })
+    }
+
     /// Whether the kernel segments UDP (since 6.2).
     pub(super) fn knows_uso(&self) -> bool {
         let knows = self.set_offloads(TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6).is_ok();
