@@ -133,7 +133,9 @@ impl View {
 
     /// Those of a link that are good beyond it.
     pub(super) fn addresses(&self, link: &Link) -> impl Iterator<Item = &Address> {
-        self.addresses.iter().filter(|address| address.index == link.index && !is_link_local(address.network.addr()))
+        self.addresses
+            .iter()
+            .filter(|address| address.index == link.index && !is_link_local(address.network.addr()))
     }
 
     pub(super) fn setting(&self, path: &str) -> Option<&str> {
@@ -151,7 +153,9 @@ impl View {
 
     /// Whether answers must take the way that questions came by (RFC 3704 2.2); the stricter of two settings counts.
     pub(super) fn is_strict(&self, link: &Link) -> bool {
-        let mode = |name: &str| self.setting(&format!("net/ipv4/conf/{name}/rp_filter")).and_then(|mode| mode.parse().ok());
+        let mode = |name: &str| {
+            self.setting(&format!("net/ipv4/conf/{name}/rp_filter")).and_then(|mode| mode.parse().ok())
+        };
         mode("all").unwrap_or(0).max(mode(&link.name).unwrap_or(0)) == STRICT
     }
 

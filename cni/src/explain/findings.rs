@@ -57,14 +57,17 @@ impl Findings {
 
 /// Nothing at all to follow.
 pub(super) fn nothing(facts: &Facts) -> Finding {
-    let links: Vec<&str> = facts.pod.links.iter().filter(|link| !link.loopback).map(|link| link.name.as_str()).collect();
+    let links: Vec<&str> =
+        facts.pod.links.iter().filter(|link| !link.loopback).map(|link| link.name.as_str()).collect();
     let links = if links.is_empty() { "no link but lo".to_owned() } else { links.join(", ") };
     Finding {
         id: "no-attachment",
         name: links,
         place: Place::Pod,
         what: "no tap, no macvtap, and no attachment is written down".to_owned(),
-        remedy: "see whether the pod's annotation asks for the network, and the runtime's log for a failed ADD".to_owned(),
+        remedy:
+            "see whether the pod's annotation asks for the network, and the runtime's log for a failed ADD"
+                .to_owned(),
     }
 }
 

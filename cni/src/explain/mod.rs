@@ -95,7 +95,9 @@ fn report(request: &Request) -> Result<Report, ExplainError> {
     let records = survey::records(&store)?;
     if let Some(path) = &request.netns {
         let pod = Namespace::open(path)?;
-        let here = |record: &Record| Namespace::open(&record.netns).is_ok_and(|other| other.same_as(&pod).unwrap_or(false));
+        let here = |record: &Record| {
+            Namespace::open(&record.netns).is_ok_and(|other| other.same_as(&pod).unwrap_or(false))
+        };
         let records = records.into_iter().filter(|record| record.pod == Pod::Alive && here(record)).collect();
         return explain(request, &pod, records);
     }

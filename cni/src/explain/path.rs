@@ -44,11 +44,18 @@ pub(super) enum Beyond<'a> {
     Foreign,
     Bridge(Bridge<'a>),
     /// The other end has a master that is no bridge of the kernel's: Open vSwitch, a VRF.
-    Switch { end: &'a Link, master: &'a Link },
+    Switch {
+        end: &'a Link,
+        master: &'a Link,
+    },
     /// The node routes to the other end.
-    Routed { end: &'a Link },
+    Routed {
+        end: &'a Link,
+    },
     /// A macvlan, macvtap or ipvlan on a link of the node.
-    Parent { parent: &'a Link },
+    Parent {
+        parent: &'a Link,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -77,7 +84,12 @@ pub(super) fn all(facts: &Facts) -> Vec<Path<'_>> {
         }
     }
     let known: BTreeSet<&str> = paths.iter().filter_map(|path| Some(path.record?.id.as_str())).collect();
-    let others: Vec<Path<'_>> = facts.records.iter().filter(|record| !known.contains(record.id.as_str())).map(|record| from_record(facts, record)).collect();
+    let others: Vec<Path<'_>> = facts
+        .records
+        .iter()
+        .filter(|record| !known.contains(record.id.as_str()))
+        .map(|record| from_record(facts, record))
+        .collect();
     paths.extend(others);
     paths
 }
@@ -131,7 +143,9 @@ fn beyond<'a>(facts: &'a Facts, nic: &'a Link) -> Beyond<'a> {
     match (nic.kind.as_deref(), across) {
         (Some("veth" | "macvlan" | "macvtap" | "ipvlan"), None) if nic.parent_elsewhere => Beyond::Unseen,
         (Some("macvlan" | "macvtap" | "ipvlan"), Some(parent)) => Beyond::Parent { parent },
-        (Some("veth"), Some(end)) if end.parent == Some(nic.index) && end.parent_elsewhere => behind(facts, end),
+        (Some("veth"), Some(end)) if end.parent == Some(nic.index) && end.parent_elsewhere => {
+            behind(facts, end)
+        }
         (Some("veth"), Some(_)) => Beyond::Unseen,
         _ => Beyond::Foreign,
     }
@@ -148,9 +162,11 @@ fn behind<'a>(facts: &'a Facts, end: &'a Link) -> Beyond<'a> {
     // The other end of a port that is on the node too has its address there.
     let own = node.links.iter().filter(|link| {
         link.index == master.index
-            || (!link.parent_elsewhere && ports().any(|port| link.parent == Some(port.index) && link.kind == port.kind))
+            || (!link.parent_elsewhere
+                && ports().any(|port| link.parent == Some(port.index) && link.kind == port.kind))
     });
-    let gateways: Vec<_> = own.flat_map(|link| node.addresses(link).map(move |address| (link, address))).collect();
+    let gateways: Vec<_> =
+        own.flat_map(|link| node.addresses(link).map(move |address| (link, address))).collect();
     let others = ports().count().saturating_sub(uplinks.len() + 1);
     Beyond::Bridge(Bridge { port: end, bridge: master, uplinks, others, gateways })
 }
@@ -178,7 +194,9 @@ impl<'a> Path<'a> {
     /// The other end of the NIC, on the node.
     pub(super) const fn end(&self) -> Option<&'a Link> {
         match &self.beyond {
-            Beyond::Bridge(Bridge { port: end, .. }) | Beyond::Switch { end, .. } | Beyond::Routed { end } => Some(end),
+            Beyond::Bridge(Bridge { port: end, .. })
+            | Beyond::Switch { end, .. }
+            | Beyond::Routed { end } => Some(end),
             Beyond::Nothing | Beyond::Unseen | Beyond::Foreign | Beyond::Parent { .. } => None,
         }
     }
@@ -204,9 +222,11 @@ impl<'a> Path<'a> {
                 links.dedup_by_key(|link| link.index);
                 links
             }
-            Beyond::Nothing | Beyond::Unseen | Beyond::Foreign | Beyond::Switch { .. } | Beyond::Parent { .. } => {
-                Vec::new()
-            }
+            Beyond::Nothing
+            | Beyond::Unseen
+            | Beyond::Foreign
+            | Beyond::Switch { .. }
+            | Beyond::Parent { .. } => Vec::new(),
         }
     }
 
@@ -219,7 +239,11 @@ impl<'a> Path<'a> {
                 let out = bridge.uplinks.iter().any(|link| link.kind.as_deref() != Some("vxlan"));
                 !bridge.gateways.is_empty() && (!out || translated())
             }
-            Beyond::Nothing | Beyond::Unseen | Beyond::Foreign | Beyond::Switch { .. } | Beyond::Parent { .. } => false,
+            Beyond::Nothing
+            | Beyond::Unseen
+            | Beyond::Foreign
+            | Beyond::Switch { .. }
+            | Beyond::Parent { .. } => false,
         }
     }
 }

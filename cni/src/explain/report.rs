@@ -143,7 +143,12 @@ fn write_hops(
         let called = if hop.branch { format!("{BRANCH}{}", hop.name) } else { hop.name.clone() };
         let mtu = hop.mtu.map(|mtu| format!("MTU {mtu}")).unwrap_or_default();
         let mtu = if has_mtu { format!("  {mtu:MTU_WIDTH$}") } else { String::new() };
-        let line = format!("  {called:name$}  {:place$}  {:kind$}{mtu}  {}", hop.place.as_str(), hop.kind, hop.says.join(", "));
+        let line = format!(
+            "  {called:name$}  {:place$}  {:kind$}{mtu}  {}",
+            hop.place.as_str(),
+            hop.kind,
+            hop.says.join(", ")
+        );
         writeln!(formatter, "{}", line.trim_end())?;
     }
     writeln!(formatter)
@@ -180,7 +185,8 @@ fn write_list(formatter: &mut fmt::Formatter<'_>, attachments: &[Attached]) -> f
         }
     }
     for row in &rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         writeln!(formatter, "{}", cells.join("  ").trim_end())?;
     }
     Ok(())

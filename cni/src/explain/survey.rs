@@ -5,9 +5,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use super::ExplainError;
 use super::facts::{Device, Facts, Pod, Record, View, forwarding};
 use super::path::{self, Beyond};
-use super::ExplainError;
 use crate::journal::{Header, Store};
 use crate::namespace::{Namespace, NamespaceError};
 use crate::netlink::{Details, Link, Netlink, RouteFilter};
@@ -121,7 +121,11 @@ fn node_links(facts: &Facts) -> Vec<u32> {
                 wanted.extend(bridge.uplinks.iter().map(|link| link.index));
             }
             Beyond::Parent { parent } => drop(wanted.insert(parent.index)),
-            Beyond::Nothing | Beyond::Unseen | Beyond::Foreign | Beyond::Switch { .. } | Beyond::Routed { .. } => {}
+            Beyond::Nothing
+            | Beyond::Unseen
+            | Beyond::Foreign
+            | Beyond::Switch { .. }
+            | Beyond::Routed { .. } => {}
         }
     }
     wanted.into_iter().collect()

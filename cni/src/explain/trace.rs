@@ -49,7 +49,13 @@ impl Hop {
     /// A link, with its state.
     fn link(link: &Link, place: Place) -> Self {
         let kind = match (&link.details, link.kind.as_deref()) {
-            (Details::Tun(tun), _) => if tun.tap { "tap" } else { "tun" },
+            (Details::Tun(tun), _) => {
+                if tun.tap {
+                    "tap"
+                } else {
+                    "tun"
+                }
+            }
             (_, Some(kind)) => kind,
             (_, None) => "NIC",
         };
@@ -94,8 +100,13 @@ pub(super) fn out(path: &Path<'_>) -> Vec<Hop> {
     let node = &path.facts.node;
     match &path.beyond {
         Beyond::Nothing => {}
-        Beyond::Unseen => hops.push(Hop::new("?", Place::Node, "veth").say("the NIC's other end is in none of the two namespaces looked at")),
-        Beyond::Foreign => hops.push(Hop::new("?", Place::Node, "?").say("beyond the NIC, another plugin's network")),
+        Beyond::Unseen => hops.push(
+            Hop::new("?", Place::Node, "veth")
+                .say("the NIC's other end is in none of the two namespaces looked at"),
+        ),
+        Beyond::Foreign => {
+            hops.push(Hop::new("?", Place::Node, "?").say("beyond the NIC, another plugin's network"))
+        }
         Beyond::Switch { end, master } => {
             hops.push(end_outward(node, end).say(format!("port of {}", master.name)));
             hops.push(Hop::link(master, Place::Node).say("decides where frames go; not looked into"));
@@ -140,12 +151,18 @@ pub(super) fn back(path: &Path<'_>) -> Vec<Hop> {
         }
         Beyond::Switch { end, .. } => hops.push(end_inward(node, end)),
         Beyond::Parent { parent } => {
-            hops.push(Hop::new(&parent.name, Place::Node, kind(parent)).say("frames for the MAC of the link on it, broadcasts, and multicasts asked for"));
+            hops.push(
+                Hop::new(&parent.name, Place::Node, kind(parent))
+                    .say("frames for the MAC of the link on it, broadcasts, and multicasts asked for"),
+            );
         }
         Beyond::Nothing | Beyond::Unseen | Beyond::Foreign => {}
     }
     if path.guest == Guest::Translator {
-        return vec![Hop::new("pod's sockets", Place::Pod, "translator").say("answers come to the translator, which writes frames for the VM")];
+        return vec![
+            Hop::new("pod's sockets", Place::Pod, "translator")
+                .say("answers come to the translator, which writes frames for the VM"),
+        ];
     }
     hops.extend(path.nic.map(|nic| inward(path, nic)));
     if let (Guest::Tap(name), Some(_)) = (path.guest, path.nic) {
@@ -159,7 +176,8 @@ fn tap(path: &Path<'_>, name: &str) -> Hop {
     let hop = Hop::link(link, Place::Pod).say(if link.carrier { "open" } else { "not open" });
     let Details::Tun(tun) = &link.details else { return hop };
     let whom = |what: &str, id: Option<u32>| id.map(|id| format!("{what} {id}"));
-    let who: Vec<String> = [whom("user", tun.owner), whom("group", tun.group)].into_iter().flatten().collect();
+    let who: Vec<String> =
+        [whom("user", tun.owner), whom("group", tun.group)].into_iter().flatten().collect();
     let who = if who.is_empty() { "anybody's".to_owned() } else { format!("for {}", and(&who)) };
     hop.say(who)
         .say(if tun.multi_queue { "several queues" } else { "one queue" })
@@ -207,7 +225,8 @@ fn nic_outward(path: &Path<'_>, nic: &Link) -> Hop {
 fn inward(path: &Path<'_>, nic: &Link) -> Hop {
     let pod = &path.facts.pod;
     let redirects = pod.redirects(nic);
-    let hop = Hop::new(&nic.name, Place::Pod, kind(nic)).say_all(redirects.iter().map(|to| redirect(pod, *to)));
+    let hop =
+        Hop::new(&nic.name, Place::Pod, kind(nic)).say_all(redirects.iter().map(|to| redirect(pod, *to)));
     match path.guest {
         Guest::Tap(_) => hop.say_if(redirects.is_empty(), "no redirect: up to the pod itself"),
         Guest::Macvtap => hop.say("to the VM's NIC"),
@@ -216,12 +235,13 @@ fn inward(path: &Path<'_>, nic: &Link) -> Hop {
 }
 
 fn end_outward(node: &View, end: &Link) -> Hop {
-    Hop::link(end, Place::Node)
-        .say_all(node.redirects(end).iter().map(|to| redirect(node, *to)))
+    Hop::link(end, Place::Node).say_all(node.redirects(end).iter().map(|to| redirect(node, *to)))
 }
 
 fn end_inward(node: &View, end: &Link) -> Hop {
-    let on = |family: &str, name: &str| node.setting(&format!("net/{family}/conf/{}/{name}", end.name)) == Some("1");
+    let on = |family: &str, name: &str| {
+        node.setting(&format!("net/{family}/conf/{}/{name}", end.name)) == Some("1")
+    };
     Hop::new(&end.name, Place::Node, kind(end))
         .say_all(node.limits.get(&end.index).map(|tbf| limit("to the VM", tbf)))
         .say_if(on("ipv4", "proxy_arp"), "answers ARP for all that the node routes elsewhere")
@@ -243,7 +263,12 @@ fn port_outward(path: &Path<'_>, bridge: &Bridge<'_>) -> Hop {
 }
 
 fn port_inward(node: &View, port: &Link) -> Hop {
-    let learnt: Vec<String> = node.stations(port).iter().filter(|entry| entry.on_master && !entry.permanent).map(|entry| station(entry.mac, entry.vlan)).collect();
+    let learnt: Vec<String> = node
+        .stations(port)
+        .iter()
+        .filter(|entry| entry.on_master && !entry.permanent)
+        .map(|entry| station(entry.mac, entry.vlan))
+        .collect();
     let flooding = port.port.as_ref().is_none_or(|port| port.unicast_flood);
     Hop::new(&port.name, Place::Node, kind(port))
         .say_all(node.limits.get(&port.index).map(|tbf| limit("to the VM", tbf)))
@@ -272,7 +297,11 @@ fn port_flags(bridge: &str, port: &Port) -> String {
         flag(port.neigh_suppress, "answers ARP itself"),
     ];
     let flags: Vec<String> = flags.into_iter().flatten().collect();
-    if flags.is_empty() { format!("port of {bridge}") } else { format!("port of {bridge} ({})", flags.join(", ")) }
+    if flags.is_empty() {
+        format!("port of {bridge}")
+    } else {
+        format!("port of {bridge} ({})", flags.join(", "))
+    }
 }
 
 fn the_bridge(node: &View, bridge: &Bridge<'_>) -> Hop {
@@ -288,7 +317,10 @@ fn the_bridge(node: &View, bridge: &Bridge<'_>) -> Hop {
 }
 
 fn uplink(node: &View, link: &Link) -> Hop {
-    let flags = link.port.iter().filter(|port| port.state != PortState::Forwarding || port.isolated || port.neigh_suppress);
+    let flags = link
+        .port
+        .iter()
+        .filter(|port| port.state != PortState::Forwarding || port.isolated || port.neigh_suppress);
     let master = link.master.and_then(|index| node.at(index)).map_or("?", |link| &link.name);
     let hop = Hop::link(link, Place::Node)
         .say_all(flags.map(|port| port_flags(master, port)))
@@ -306,8 +338,10 @@ fn uplink(node: &View, link: &Link) -> Hop {
 }
 
 fn peers(node: &View, link: &Link, settings: &Vxlan) -> String {
-    let everybody = node.stations(link).iter().filter(|entry| entry.mac == [0; 6]).filter_map(|entry| entry.dst);
-    let mut peers: Vec<String> = settings.remote.into_iter().chain(everybody).map(|peer| peer.to_string()).collect();
+    let everybody =
+        node.stations(link).iter().filter(|entry| entry.mac == [0; 6]).filter_map(|entry| entry.dst);
+    let mut peers: Vec<String> =
+        settings.remote.into_iter().chain(everybody).map(|peer| peer.to_string()).collect();
     peers.dedup();
     if peers.is_empty() { "to nobody".to_owned() } else { format!("to {}", and(&peers)) }
 }
@@ -315,7 +349,9 @@ fn peers(node: &View, link: &Link, settings: &Vxlan) -> String {
 /// Links beside the bridge that have addresses on its network.
 fn gateways<'a>(bridge: &'a Bridge<'_>) -> impl Iterator<Item = Hop> + 'a {
     let others = bridge.gateways.iter().filter(|(link, _)| link.index != bridge.bridge.index);
-    others.map(|(link, address)| Hop::link(link, Place::Node).say(address.network.to_string()).say("the node's own end"))
+    others.map(|(link, address)| {
+        Hop::link(link, Place::Node).say(address.network.to_string()).say("the node's own end")
+    })
 }
 
 fn parent_outward(node: &View, parent: &Link) -> Hop {
@@ -333,7 +369,11 @@ fn routing(path: &Path<'_>) -> Vec<Hop> {
         let name = forwarding(*v4).rsplit_once("net/").map_or("", |(_, name)| name).replace('/', ".");
         format!("{name} {}", node.setting(forwarding(*v4)).unwrap_or("missing"))
     });
-    let strict = path.stack().into_iter().filter(|link| node.is_strict(link)).map(|link| format!("rp_filter strict on {}", link.name));
+    let strict = path
+        .stack()
+        .into_iter()
+        .filter(|link| node.is_strict(link))
+        .map(|link| format!("rp_filter strict on {}", link.name));
     let ports = u64::try_from(path.marks("port").count() / 2).unwrap_or(0);
     let mut hops = vec![
         Hop::new("routing", Place::Node, "stack")
@@ -343,8 +383,11 @@ fn routing(path: &Path<'_>) -> Vec<Hop> {
             .say_if(ports > 0, format!("{} to the VM", count(ports, "port mapping"))),
     ];
     for v4 in families {
-        let mut defaults = node.routes.iter().filter(|route| route.dst.prefix_len() == 0 && route.dst.addr().is_ipv4() == v4 && route.table == TABLE_MAIN);
-        let device = |index: Option<u32>| index.and_then(|index| node.at(index)).map_or("?", |link| &link.name);
+        let mut defaults = node.routes.iter().filter(|route| {
+            route.dst.prefix_len() == 0 && route.dst.addr().is_ipv4() == v4 && route.table == TABLE_MAIN
+        });
+        let device =
+            |index: Option<u32>| index.and_then(|index| node.at(index)).map_or("?", |link| &link.name);
         let hop = Hop::new(if v4 { "default" } else { "default IPv6" }, Place::Node, "route");
         hops.push(match defaults.next() {
             Some(route) => {
@@ -365,7 +408,8 @@ fn routes<'a>(path: &'a Path<'_>) -> impl Iterator<Item = Hop> + 'a {
         let hop = Hop::new(&to.to_string(), Place::Node, "route");
         let Some(route) = node.route(to) else { return hop.say("no route to it") };
         let device = route.device.and_then(|index| node.at(index)).map_or("?", |link| &link.name);
-        hop.say(format!("{} through {device}", route.dst)).say_all(route.gateway.map(|gateway| format!("by {gateway}")))
+        hop.say(format!("{} through {device}", route.dst))
+            .say_all(route.gateway.map(|gateway| format!("by {gateway}")))
     })
 }
 
@@ -388,4 +432,3 @@ fn addresses(view: &View, link: &Link) -> Vec<String> {
 fn kind(link: &Link) -> &str {
     link.kind.as_deref().unwrap_or("NIC")
 }
-

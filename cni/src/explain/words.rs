@@ -51,7 +51,9 @@ pub(super) fn ranges(ids: &[u16]) -> String {
             _ => ranges.push((*id, *id)),
         }
     }
-    let text = |(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    let text = |(first, last): &(u16, u16)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
     ranges.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 

@@ -58,7 +58,11 @@ fn marked(pod: &Namespace, attachment: &Attachment) -> Result<Vec<Step>, CniErro
         for nic in &links {
             if inside.redirects(nic.index)?.contains(&link.index) {
                 // Its queueing discipline may be another's.
-                steps.push(Step::PodRedirect { name: nic.name.clone(), ingress: false });
+                steps.push(Step::PodRedirect {
+                    name: nic.name.clone(),
+                    tap: link.name.clone(),
+                    ingress: false,
+                });
             }
         }
     }

@@ -39,7 +39,13 @@ fn tap(path: &Path<'_>, findings: &mut Findings) {
     }
     if path.nic.is_none() && path.record.is_none_or(|record| record.mode != "none") {
         let remedy = recreate(path.record);
-        findings.add("redirect-missing", Place::Pod, &link.name, "leads nowhere: no redirect to a NIC, nor from one", remedy);
+        findings.add(
+            "redirect-missing",
+            Place::Pod,
+            &link.name,
+            "leads nowhere: no redirect to a NIC, nor from one",
+            remedy,
+        );
     }
 }
 
@@ -57,7 +63,8 @@ fn device(path: &Path<'_>, findings: &mut Findings) {
         }
         Some(device) if device.user != user => {
             let what = format!("belongs to user {}; QEMU, which runs as {user}, is refused", device.user);
-            let remedy = format!("set \"owner\": {user} in the network, or explain with --user {}", device.user);
+            let remedy =
+                format!("set \"owner\": {user} in the network, or explain with --user {}", device.user);
             findings.add("device-user", Place::Node, &name, what, remedy);
         }
         Some(_) => {}
@@ -119,7 +126,13 @@ fn states(path: &Path<'_>, findings: &mut Findings) {
     if matches!(path.beyond, Beyond::Unseen) {
         let name = path.nic.map_or("?", |nic| &nic.name);
         let what = "its other end is not in this network namespace";
-        findings.add("other-end-unseen", Place::Pod, name, what, "run this in the node's own network namespace");
+        findings.add(
+            "other-end-unseen",
+            Place::Pod,
+            name,
+            what,
+            "run this in the node's own network namespace",
+        );
     }
 }
 
@@ -144,7 +157,8 @@ fn widths(path: &Path<'_>, findings: &mut Findings) {
 }
 
 fn narrow(place: Place, link: &Link, before: &Link, findings: &mut Findings) {
-    let what = format!("MTU {} is below {}'s {}: longer packets are lost here", link.mtu, before.name, before.mtu);
+    let what =
+        format!("MTU {} is below {}'s {}: longer packets are lost here", link.mtu, before.name, before.mtu);
     let remedy = format!("set \"mtu\": {} in the network, or widen {}", link.mtu, link.name);
     findings.add("mtu-narrows", place, &link.name, what, remedy);
 }

@@ -85,7 +85,8 @@ fn vlans(path: &Path<'_>, bridge: &Bridge<'_>, findings: &mut Findings) {
     }
     let names: Vec<&str> = bridge.uplinks.iter().map(|link| link.name.as_str()).collect();
     let (list, name) = (ranges(&missing), and(&names));
-    let what = format!("without VLAN {list}, which {} is in: its frames do not leave the node", bridge.port.name);
+    let what =
+        format!("without VLAN {list}, which {} is in: its frames do not leave the node", bridge.port.name);
     let vid = missing.first().map(u16::to_string).unwrap_or_default();
     let remedy = format!("bridge vlan add dev {} vid {vid}", names.first().unwrap_or(&"UPLINK"));
     findings.add("vlan-missing", Place::Node, &name, what, remedy);
@@ -97,11 +98,19 @@ fn tunnel(path: &Path<'_>, link: &Link, settings: &Vxlan, device: Option<u32>, f
     let everybody = stations.iter().filter(|entry| entry.mac == [0; 6]).find_map(|entry| entry.dst);
     let Some(peer) = settings.remote.or(everybody) else {
         let what = "no peers: broadcasts, and so ARP, reach no other node";
-        findings.add("vxlan-alone", Place::Node, &link.name, what, "name the other nodes in the network's \"peers\", or a \"group\"");
+        findings.add(
+            "vxlan-alone",
+            Place::Node,
+            &link.name,
+            what,
+            "name the other nodes in the network's \"peers\", or a \"group\"",
+        );
         return;
     };
     let route = node.route(peer);
-    let Some(carrier) = device.or_else(|| route.and_then(|route| route.device)).and_then(|index| node.at(index)) else {
+    let Some(carrier) =
+        device.or_else(|| route.and_then(|route| route.device)).and_then(|index| node.at(index))
+    else {
         let what = format!("no route to peer {peer}");
         findings.add("vxlan-unrouted", Place::Node, &link.name, what, "see to the node's routes");
         return;
@@ -114,8 +123,17 @@ fn tunnel(path: &Path<'_>, link: &Link, settings: &Vxlan, device: Option<u32>, f
     let overhead = if peer.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
     let most = carrier.mtu.saturating_sub(overhead);
     if link.mtu > most {
-        let what = format!("MTU {} with {overhead} bytes of outer headers is above {}'s {}", link.mtu, carrier.name, carrier.mtu);
-        findings.add("vxlan-mtu", Place::Node, &link.name, what, format!("set \"mtu\": {most} in the network"));
+        let what = format!(
+            "MTU {} with {overhead} bytes of outer headers is above {}'s {}",
+            link.mtu, carrier.name, carrier.mtu
+        );
+        findings.add(
+            "vxlan-mtu",
+            Place::Node,
+            &link.name,
+            what,
+            format!("set \"mtu\": {most} in the network"),
+        );
     }
 }
 
@@ -126,7 +144,13 @@ fn routing(path: &Path<'_>, findings: &mut Findings) {
         if node.forwards(v4) == Some(false) {
             let name = forwarding(v4).replace('/', ".");
             let what = "0: the node forwards nothing of the VM's, masqueraded or not";
-            findings.add("forwarding-off", Place::Node, &name, what, format!("sysctl -w {name}=1, and see who set it to 0"));
+            findings.add(
+                "forwarding-off",
+                Place::Node,
+                &name,
+                what,
+                format!("sysctl -w {name}=1, and see who set it to 0"),
+            );
         }
     }
     let stack = path.stack();
@@ -137,22 +161,44 @@ fn routing(path: &Path<'_>, findings: &mut Findings) {
         if device.is_some_and(|device| stack.iter().any(|link| link.index == device.index)) {
             continue;
         }
-        let elsewhere = device.map_or_else(|| "has no route".to_owned(), |device| format!("goes through {}", device.name));
+        let elsewhere = device
+            .map_or_else(|| "has no route".to_owned(), |device| format!("goes through {}", device.name));
         let name = stack.first().map_or("?", |link| &link.name);
         if is_ptp {
             let what = format!("what the node sends to {to} {elsewhere}, not through {name}");
-            findings.add("route-missing", Place::Node, name, what, format!("ip route add {to} dev {name}, and see who removed it"));
+            findings.add(
+                "route-missing",
+                Place::Node,
+                name,
+                what,
+                format!("ip route add {to} dev {name}, and see who removed it"),
+            );
         }
         if to.is_ipv4() && stack.iter().any(|link| node.is_strict(link)) {
-            let what = format!("rp_filter is strict, and the way back to {to} {elsewhere}: its packets are dropped");
-            findings.add("rp-filter", Place::Node, name, what, format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2, or mend the route"));
+            let what =
+                format!("rp_filter is strict, and the way back to {to} {elsewhere}: its packets are dropped");
+            findings.add(
+                "rp-filter",
+                Place::Node,
+                name,
+                what,
+                format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2, or mend the route"),
+            );
         }
     }
-    if let (Beyond::Routed { end }, true) = (&path.beyond, is_ptp && path.record.is_some_and(|record| record.tap().is_some())) {
+    if let (Beyond::Routed { end }, true) =
+        (&path.beyond, is_ptp && path.record.is_some_and(|record| record.tap().is_some()))
+    {
         let proxy = node.setting(&format!("net/ipv4/conf/{}/proxy_arp", end.name));
         if proxy == Some("0") && families(path).contains(&true) {
             let what = "proxy_arp is 0: nobody answers the guest's ARP for its own network";
-            findings.add("proxy-arp-off", Place::Node, &end.name, what, format!("sysctl -w net.ipv4.conf.{}.proxy_arp=1", end.name));
+            findings.add(
+                "proxy-arp-off",
+                Place::Node,
+                &end.name,
+                what,
+                format!("sysctl -w net.ipv4.conf.{}.proxy_arp=1", end.name),
+            );
         }
     }
 }

@@ -11,7 +11,13 @@ use crate::journal::Step;
 pub(super) fn all(facts: &Facts, record: &Record, findings: &mut Findings) {
     if !record.done {
         let remedy = "the runtime repeats it or removes the pod; if it does neither, restart the VM";
-        findings.add("add-unfinished", Place::Node, &record.attachment.interface, "ADD did not come to its end", remedy);
+        findings.add(
+            "add-unfinished",
+            Place::Node,
+            &record.attachment.interface,
+            "ADD did not come to its end",
+            remedy,
+        );
     }
     for (place, name) in links(record) {
         let view = match place {
@@ -25,7 +31,8 @@ pub(super) fn all(facts: &Facts, record: &Record, findings: &mut Findings) {
     }
     let has_rules = |marks: &Vec<crate::nft::Mark>| marks.iter().any(|mark| mark.id == record.id);
     if record.steps.contains(&Step::Rules) && facts.marks.as_ref().is_some_and(|marks| !has_rules(marks)) {
-        let what = "none of the attachment's rules is left: no masquerading, port mappings or check of its MAC";
+        let what =
+            "none of the attachment's rules is left: no masquerading, port mappings or check of its MAC";
         let remedy = "see who flushed nf_tables, then restart the VM";
         findings.add("rules-missing", Place::Node, "table sluice", what, remedy);
     }
@@ -36,15 +43,25 @@ pub(in super::super) fn gone(record: &Record, node: &BTreeSet<String>) -> Option
     if record.pod != Pod::Gone {
         return None;
     }
-    let left: Vec<&str> = links(record).filter(|(place, name)| *place == Place::Node && node.contains(*name)).map(|(_, name)| name).collect();
+    let left: Vec<&str> = links(record)
+        .filter(|(place, name)| *place == Place::Node && node.contains(*name))
+        .map(|(_, name)| name)
+        .collect();
     let left = if left.is_empty() { String::new() } else { format!("; {} left on the node", and(&left)) };
     let Record { attachment, netns, .. } = record;
     Some(Finding {
         id: "pod-gone",
         name: attachment.container.clone(),
         place: Place::Node,
-        what: format!("{} is written down, and its pod's namespace {} is gone{left}", attachment.interface, netns.display()),
-        remedy: format!("the runtime's DEL or GC removes it, or the next ADD to network {}", attachment.network),
+        what: format!(
+            "{} is written down, and its pod's namespace {} is gone{left}",
+            attachment.interface,
+            netns.display()
+        ),
+        remedy: format!(
+            "the runtime's DEL or GC removes it, or the next ADD to network {}",
+            attachment.network
+        ),
     })
 }
 
