@@ -141,7 +141,8 @@ impl Store {
 
     /// Whether an attachment other than this one uses a link that several share.
     pub fn is_shared(&self, name: &str, ours: &Attachment) -> Result<bool, CniError> {
-        let is_another = |entry: &Entry| entry.header.as_ref().is_some_and(|header| header.attachment != *ours);
+        let is_another =
+            |entry: &Entry| entry.header.as_ref().is_some_and(|header| header.attachment != *ours);
         Ok(self.entries()?.iter().any(|entry| is_another(entry) && entry.shares(name)))
     }
 

@@ -33,7 +33,12 @@ fn crowd(stage: &Stage, size: usize) -> anyhow::Result<Vec<Who>> {
 
 /// Only what is on the node: pictures of so many pods take long.
 fn links(stage: &Stage) -> anyhow::Result<String> {
-    let output = stage.node.host()?.command("sh").args(["-c", "ip -o link | cut -d' ' -f2; ip route; nft list ruleset"]).output()?;
+    let output = stage
+        .node
+        .host()?
+        .command("sh")
+        .args(["-c", "ip -o link | cut -d' ' -f2; ip route; nft list ruleset"])
+        .output()?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -57,14 +62,20 @@ fn each_of_many_gets_an_address_and_a_link_of_its_own() -> anyhow::Result<()> {
         ensure!(stage.leases().is_empty(), "{}: {:?}", row.name, stage.leases());
         ensure!(stage.journals().is_empty(), "{}: {:?}", row.name, stage.journals());
         let left = links(&stage)?;
-        ensure!(!left.contains("veth") && !left.contains("vx") && !left.contains("sluice:"), "{}: {left}", row.name);
+        ensure!(
+            !left.contains("veth") && !left.contains("vx") && !left.contains("sluice:"),
+            "{}: {left}",
+            row.name
+        );
     }
     Ok(())
 }
 
 #[test]
 fn one_of_many_adds_for_the_same_attachment_wins() -> anyhow::Result<()> {
-    for row in ["tap", "bridge with everything", "macvlan", "macvtap", "vxlan", "none", "passt"].map(row_called) {
+    for row in
+        ["tap", "bridge with everything", "macvlan", "macvtap", "vxlan", "none", "passt"].map(row_called)
+    {
         let stage = Stage::new(1)?;
         let (config, who) = (stage.config(&row), stage.who(0)?);
         stage.warm_up(&config, &who).context(row.name)?;
@@ -100,8 +111,11 @@ fn overlay_that_comes_and_goes_is_there_for_everybody() -> anyhow::Result<()> {
         let before = links(&stage)?;
         at_once(&all, |who| {
             for round in 0..ROUNDS {
-                let result = stage.add(&config, who).with_context(|| format!("{}, round {round}", row.name))?;
-                stage.is_whole(&config, who, &result).with_context(|| format!("{}, round {round}", row.name))?;
+                let result =
+                    stage.add(&config, who).with_context(|| format!("{}, round {round}", row.name))?;
+                stage
+                    .is_whole(&config, who, &result)
+                    .with_context(|| format!("{}, round {round}", row.name))?;
                 stage.del(&config, who).with_context(|| format!("{}, round {round}", row.name))?;
             }
             Ok(())
@@ -138,7 +152,12 @@ fn gc_in_the_middle_breaks_nobody_who_is_valid() -> anyhow::Result<()> {
             }
             Ok(())
         })?;
-        ensure!(stage.journals().is_empty() && stage.leases().is_empty(), "{}: {:?}", row.name, stage.journals());
+        ensure!(
+            stage.journals().is_empty() && stage.leases().is_empty(),
+            "{}: {:?}",
+            row.name,
+            stage.journals()
+        );
     }
     Ok(())
 }

@@ -106,8 +106,11 @@ fn namespace_may_be_that_of_a_process() -> anyhow::Result<()> {
         let before = stage.snapshot()?;
         for ends_before in [false, true] {
             let what = || format!("{}, the process ended before: {ends_before}", row.name);
-            let mut process = stage.node.pod(0)?.command("sleep").arg("600").spawn().context("start sleep")?;
-            let inside = || stage.node.pod(0).is_ok_and(|pod| pod.processes().iter().any(|(pid, _)| *pid == process.id()));
+            let mut process =
+                stage.node.pod(0)?.command("sleep").arg("600").spawn().context("start sleep")?;
+            let inside = || {
+                stage.node.pod(0).is_ok_and(|pod| pod.processes().iter().any(|(pid, _)| *pid == process.id()))
+            };
             vm_tests::lab::wait_for(std::time::Duration::from_secs(10), "a process in the pod", inside)?;
             let path = format!("/proc/{}/ns/net", process.id());
             let who = Who { netns: path, ..who.clone() };
@@ -168,8 +171,12 @@ fn del_with_a_configuration_that_is_wrong_by_now_leaves_nothing() -> anyhow::Res
     let stage = Stage::new(1)?;
     let (config, who) = (stage.config(&row_called("bridge with everything")), stage.who(0)?);
     stage.warm_up(&config, &who)?;
-    for (key, value) in [("mode", json!("brigde")), ("mtu", json!(70000)), ("vlan", json!(5000)), ("tapName", json!("0123456789abcdef"))]
-    {
+    for (key, value) in [
+        ("mode", json!("brigde")),
+        ("mtu", json!(70000)),
+        ("vlan", json!(5000)),
+        ("tapName", json!("0123456789abcdef")),
+    ] {
         let before = stage.snapshot()?;
         stage.add(&config, &who)?;
         stage.del(&with(&config, key, value), &who).context(key)?;

@@ -44,7 +44,7 @@ pub(crate) const ROWS: [Row; 14] = [
     row(
         "vxlan on a bridge that stays",
         false,
-        |_| json!({ "mode": "vxlan", "vni": 78, "bridge": "br0", "device": "up0", "group": "239.1.1.1" }),
+        |_| json!({ "mode": "vxlan", "vni": 78, "bridge": "br0", "device": "up0", "multicastGroup": "239.1.1.1" }),
     ),
 ];
 

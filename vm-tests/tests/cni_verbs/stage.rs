@@ -215,7 +215,8 @@ pub(crate) fn with(config: &Value, key: &str, value: Value) -> Value {
 /// The node's end of a veth pair, as a result names it.
 pub(crate) fn port(result: &Value) -> String {
     let interfaces = result["interfaces"].as_array().cloned().unwrap_or_default();
-    let names = interfaces.iter().filter(|one| one.get("sandbox").is_none()).filter_map(|one| one["name"].as_str());
+    let names =
+        interfaces.iter().filter(|one| one.get("sandbox").is_none()).filter_map(|one| one["name"].as_str());
     names.filter(|name| name.starts_with("veth")).next_back().unwrap_or_default().to_owned()
 }
 
@@ -237,7 +238,8 @@ fn own_devices(node: &Node) -> anyhow::Result<PathBuf> {
 fn script(node: &Node, name: &str, text: &str) -> anyhow::Result<PathBuf> {
     let path = node.directory().join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).context("write a script")?;
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).context("its mode")?;
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .context("its mode")?;
     Ok(path)
 }
 

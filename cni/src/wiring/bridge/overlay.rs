@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use super::{mark, share};
 use crate::netlink::{
     Change, Details, FdbEntry, Kind, Link, Netlink, NewLink, PortChange, Vxlan, existing_ok,
 };
 use crate::protocol::{CniError, Code, MacAddress};
-use super::{mark, share};
 use crate::wiring::pod_interface::made_link;
 use crate::wiring::settings::interface_name;
 use crate::wiring::site::{Call, Site, View, changed, existing, same};
@@ -207,7 +207,10 @@ impl Overlay {
         if ours {
             mark(host, &link)?;
         }
-        host.change(link.index, &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() })?;
+        host.change(
+            link.index,
+            &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() },
+        )?;
         if self.suppress {
             host.set_port(link.index, &PortChange { neigh_suppress: Some(true), ..PortChange::default() })?;
         }
@@ -244,6 +247,9 @@ impl Overlay {
 
     /// STATUS: the link beneath carries packets, the local address is ours.
     pub(super) fn ready(&self, host: &Netlink) -> Result<(), CniError> {
+        if let Some(there) = host.link(&self.device_name())? {
+            self.same_as(&there).map_err(|why| CniError::new(Code::NotAvailable, why))?;
+        }
         let link =
             self.beneath(host).map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
         if link.up && link.carrier {
