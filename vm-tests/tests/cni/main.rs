@@ -12,3 +12,4 @@ mod multus;
 mod differential;
 mod bandwidth;
 mod quiet;
+mod extras;
