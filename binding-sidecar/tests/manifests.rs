@@ -8,14 +8,19 @@
     reason = "the whole file is tests"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+mod manifests_support;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use std::collections::BTreeSet;
+use std::fs;
+
 use binding_sidecar::names;
 use binding_sidecar::vmi::{Place, annotation_keys, plan};
 use serde_json::{Value, json};
+
+use manifests_support::{
+    assert_strict, bindings, check, file_name, files, list, manifest, manifests, of_kind, root, schema,
+    schemas_of, tests_folder, text, texts,
+};
 
 /// KubeVirt's user for VMs, and its group.
 const USER: &str = "107:107";
@@ -33,11 +38,8 @@ fn each_manifest_is_one_object_and_valid() {
 
 #[test]
 fn each_schema_is_used_and_strict() {
-    let used: BTreeSet<String> = manifests()
-        .iter()
-        .flat_map(|(path, object)| [Some(schema_name(path, object)), cni_schema_name(object)])
-        .flatten()
-        .collect();
+    let used: BTreeSet<String> =
+        manifests().iter().flat_map(|(path, object)| schemas_of(path, object)).collect();
     let present: BTreeSet<String> =
         files(&tests_folder().join("schema")).iter().map(|path| file_name(path)).collect();
     assert_eq!(present, used);
@@ -75,7 +77,9 @@ fn kustomizations_name_files_that_exist_and_no_manifest_is_left_out() {
     }
     let present: BTreeSet<String> = manifests()
         .into_keys()
-        .filter(|path| !path.starts_with("examples/") && !path.ends_with("kustomization.yaml"))
+        // Those are for VMs and networks of a site, one by one.
+        .filter(|path| !path.starts_with("examples/") && !path.starts_with("networks/"))
+        .filter(|path| !path.ends_with("kustomization.yaml"))
         .collect();
     assert_eq!(named, present);
     let text = fs::read_to_string(root().join("manifests/kustomization.yaml")).unwrap();
@@ -87,13 +91,13 @@ fn kustomizations_name_files_that_exist_and_no_manifest_is_left_out() {
 
 #[test]
 fn registration_is_under_our_name_with_one_image() {
-    const BINDING: &str = "/spec/configuration/network/binding";
     let image = format!("sluice/sluice-sidecar:{}", env!("CARGO_PKG_VERSION"));
     for (path, object) in of_kind("KubeVirt") {
-        let Some(bindings) = object.pointer(BINDING) else { continue };
-        let names: Vec<&String> = bindings.as_object().unwrap().keys().collect();
-        assert_eq!(names, [names::DEFAULT_BINDING_NAME], "{path}");
-        let binding = &bindings[names::DEFAULT_BINDING_NAME];
+        let Some(bindings) = bindings(&object) else { continue };
+        let (name, binding) = bindings.iter().next().unwrap();
+        assert_eq!(name, names::DEFAULT_BINDING_NAME, "{path}");
+        // Others have no sidecar (`networks.rs`).
+        assert!(bindings.values().skip(1).all(|other| other.get("sidecarImage").is_none()), "{path}");
         if let Some(found) = binding["sidecarImage"].as_str() {
             assert_eq!(found, image, "{path}");
             // An empty object is what makes VMs migratable; a method would rewrite the running VM's interface.
@@ -106,17 +110,8 @@ fn registration_is_under_our_name_with_one_image() {
     assert_eq!(name, new_name);
     assert_eq!(format!("{name}:{tag}"), image);
     let fields = manifest("image-fields.yaml");
-    let path = format!("{}/{}/sidecarImage", BINDING.trim_start_matches('/'), names::DEFAULT_BINDING_NAME);
+    let path = format!("spec/configuration/network/binding/{}/sidecarImage", names::DEFAULT_BINDING_NAME);
     assert_eq!(fields["images"], json!([{ "kind": "KubeVirt", "path": path }]));
-}
-
-#[test]
-fn registration_names_the_attachment_that_is_there() {
-    let binding = manifest("cni/kubevirt.yaml");
-    let binding = &binding["spec"]["configuration"]["network"]["binding"][names::DEFAULT_BINDING_NAME];
-    let metadata = &manifest("cni/network-attachment-definition.yaml")["metadata"];
-    let name = format!("{}/{}", text(&metadata["namespace"]), text(&metadata["name"]));
-    assert_eq!(binding["networkAttachmentDefinition"], json!(name));
 }
 
 #[test]
@@ -160,7 +155,12 @@ fn image_has_the_programs_where_the_code_expects_them() {
 }
 
 #[test]
-fn examples_use_our_binding_and_fit_together() {
+fn examples_use_our_bindings_and_fit_together() {
+    let registered: BTreeSet<String> = of_kind("KubeVirt")
+        .iter()
+        .filter_map(|(_, kubevirt)| bindings(kubevirt))
+        .flat_map(|bindings| bindings.keys().cloned())
+        .collect();
     let vmis = vmis();
     assert!(vmis.len() >= 8, "found {} examples only", vmis.len());
     for (path, vmi) in vmis {
@@ -172,7 +172,8 @@ fn examples_use_our_binding_and_fit_together() {
         assert_eq!(named(&devices["interfaces"]), named(&spec["networks"]), "{path}");
         assert_eq!(named(&devices["disks"]), named(&spec["volumes"]), "{path}");
         for interface in list(&devices["interfaces"]) {
-            assert_eq!(interface["binding"]["name"], json!(names::DEFAULT_BINDING_NAME), "{path}");
+            let binding = text(&interface["binding"]["name"]);
+            assert!(registered.contains(binding), "{path}: nobody registers {binding}");
         }
         // Services find it by this label.
         assert_eq!(vmi["metadata"]["labels"]["kubevirt.io/vm"], vmi["metadata"]["name"], "{path}");
@@ -202,7 +203,11 @@ fn each_example_is_served() {
         links: [("eth0".to_owned(), 1500), ("net1".to_owned(), 1500)].into(),
         search: Vec::new(),
     };
-    for (path, vmi) in vmis() {
+    let ours = |vmi: &Value| {
+        let interfaces = list(&vmi["spec"]["domain"]["devices"]["interfaces"]);
+        interfaces.iter().any(|one| one["binding"]["name"] == json!(names::DEFAULT_BINDING_NAME))
+    };
+    for (path, vmi) in vmis().into_iter().filter(|(_, vmi)| ours(vmi)) {
         let plan = plan(vmi.to_string().as_bytes(), &place).unwrap_or_else(|error| panic!("{path}: {error}"));
         assert!(!plan.nics.is_empty(), "{path}: no NIC of ours");
     }
@@ -215,28 +220,6 @@ fn book_names_each_annotation_and_no_other() {
     let rows = text.lines().filter_map(|line| line.strip_prefix(&start));
     let keys: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
     assert_eq!(keys, annotation_keys());
-}
-
-/// Every file below `manifests`, by its path from there.
-fn manifests() -> BTreeMap<String, Value> {
-    let folder = root().join("manifests");
-    let read = |path: PathBuf| {
-        let name = path.strip_prefix(&folder).unwrap().to_str().unwrap().to_owned();
-        assert!(name.ends_with(".yaml"), "{name} is no manifest");
-        let text = fs::read_to_string(&path).unwrap();
-        // A second object in one file is an error here.
-        let object = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        (name, object)
-    };
-    files(&folder).into_iter().map(read).collect()
-}
-
-fn manifest(path: &str) -> Value {
-    manifests().remove(path).unwrap_or_else(|| panic!("no manifests/{path}"))
-}
-
-fn of_kind(kind: &str) -> Vec<(String, Value)> {
-    manifests().into_iter().filter(|(_, object)| object["kind"] == json!(kind)).collect()
 }
 
 /// The VMIs that KubeVirt would make of the examples, as hooks are given them: with metadata from VM and template, and with
@@ -266,90 +249,4 @@ fn vmis() -> Vec<(String, Value)> {
         })
     };
     of_kind("VirtualMachine").into_iter().map(|(path, vm)| (path, vmi(&vm))).collect()
-}
-
-/// Whether an object is what its kind's schema says, and the CNI configuration in it what its type's says.
-fn check(path: &str, object: &Value) -> Result<()> {
-    validate(&schema_name(path, object), object)?;
-    if let Some(name) = cni_schema_name(object) {
-        let text = object["spec"]["config"].as_str().context("no configuration")?;
-        let config: Value = serde_json::from_str(text).context("the configuration is not JSON")?;
-        validate(&name, &config)?;
-    }
-    Ok(())
-}
-
-fn validate(name: &str, object: &Value) -> Result<()> {
-    let schema = schema(name)?;
-    let validator = jsonschema::options().should_validate_formats(true).build(&schema);
-    let validator = validator.map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
-    let faults: Vec<String> =
-        validator.iter_errors(object).map(|error| format!("{}: {error}", error.instance_path())).collect();
-    ensure!(faults.is_empty(), "{}", faults.join("; "));
-    Ok(())
-}
-
-/// By kind; kustomize's own configuration has none, so by file.
-fn schema_name(path: &str, object: &Value) -> String {
-    let file = file_name(Path::new(path));
-    let name = object["kind"].as_str().unwrap_or_else(|| file.trim_end_matches(".yaml"));
-    format!("{name}.json")
-}
-
-fn cni_schema_name(object: &Value) -> Option<String> {
-    let config: Value = serde_json::from_str(object["spec"]["config"].as_str()?).ok()?;
-    Some(format!("cni-{}.json", config["type"].as_str()?))
-}
-
-fn schema(name: &str) -> Result<Value> {
-    let path = tests_folder().join("schema").join(name);
-    let Ok(text) = fs::read_to_string(&path) else { bail!("there is no schema {name}") };
-    serde_json::from_str(&text).with_context(|| name.to_owned())
-}
-
-/// No object of a schema leaves room for fields that nobody thought of.
-fn assert_strict(at: &str, schema: &Value) {
-    match schema {
-        Value::Object(fields) => {
-            if fields.contains_key("properties") {
-                assert_eq!(fields.get("additionalProperties"), Some(&json!(false)), "{at} is not strict");
-            }
-            for (name, value) in fields {
-                assert_strict(&format!("{at}/{name}"), value);
-            }
-        }
-        Value::Array(values) => values.iter().for_each(|value| assert_strict(at, value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-/// Files in and below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let paths = entries.map(|entry| entry.unwrap().path());
-    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap().to_str().unwrap().to_owned()
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn texts(value: &Value) -> impl Iterator<Item = &str> {
-    list(value).iter().map(text)
-}
-
-fn tests_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }

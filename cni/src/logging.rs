@@ -24,7 +24,8 @@ pub fn start(stdin: &[u8]) {
         Some(file) => BoxMakeWriter::new(io::stderr.and(Mutex::new(file))),
         None => BoxMakeWriter::new(io::stderr),
     };
-    let subscriber = fmt().with_max_level(level).with_target(false).with_ansi(false).with_writer(writer).finish();
+    let subscriber =
+        fmt().with_max_level(level).with_target(false).with_ansi(false).with_writer(writer).finish();
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 

@@ -32,7 +32,10 @@ fn main() -> ExitCode {
     let outcome = environment.and_then(|environment| {
         read.map_err(|error| CniError::io("reading the network configuration from stdin", error))?;
         if stdin.len() as u64 > LONGEST_CONFIG_BYTES {
-            return Err(CniError::new(Code::Io, format!("the network configuration is longer than {LONGEST_CONFIG_BYTES} bytes")));
+            return Err(CniError::new(
+                Code::Io,
+                format!("the network configuration is longer than {LONGEST_CONFIG_BYTES} bytes"),
+            ));
         }
         logging::start(&stdin);
         verbs::run(environment, &stdin)
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
 /// The configuration's version for an error's answer, as far as it can be read.
 fn asked_version(stdin: &[u8]) -> String {
     let config = serde_json::from_slice::<serde_json::Value>(stdin).ok();
-    let version = config.as_ref().and_then(|config| config.get("cniVersion")).and_then(serde_json::Value::as_str);
+    let version =
+        config.as_ref().and_then(|config| config.get("cniVersion")).and_then(serde_json::Value::as_str);
     version.and_then(|version| Version::parse(version).ok()).unwrap_or(Version::V1_1_0).to_string()
 }

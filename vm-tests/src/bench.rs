@@ -1,11 +1,13 @@
 //! The benchmark: the same traffic through passt-rs, the kernel's NAT path, a plain user-space relay, and passt,
-//! in turns on the same machine, because only ratios of one run mean anything; and a sidecar's life.
+//! in turns on the same machine, because only ratios of one run mean anything; a sidecar's life; a CNI plugin's calls.
 
 mod contender;
 mod plug;
 mod process;
 mod probe;
 mod life;
+mod plugin_calls;
+mod wire;
 mod table;
 mod results;
 mod chart;

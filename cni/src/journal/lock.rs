@@ -23,8 +23,8 @@ const INTERVAL: Duration = Duration::from_millis(2);
 pub(super) fn exclusively(path: &Path) -> Result<File, CniError> {
     let deadline = Instant::now() + LONGEST;
     loop {
-        let file = super::open(path)
-            .map_err(|error| CniError::io(format!("opening {}", path.display()), error))?;
+        let file =
+            super::open(path).map_err(|error| CniError::io(format!("opening {}", path.display()), error))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             // Whoever had it may have removed the file: then this lock is one on nothing.
             Ok(()) if is_at(&file, path) => return Ok(file),
@@ -41,6 +41,13 @@ pub(super) fn exclusively(path: &Path) -> Result<File, CniError> {
             Err(error) => return Err(CniError::io(format!("locking {}", path.display()), error)),
         }
     }
+}
+
+/// The same, if nobody else has it.
+pub(super) fn at_once(path: &Path) -> Option<File> {
+    let file = super::open(path).ok()?;
+    let free = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    (free && is_at(&file, path)).then_some(file)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

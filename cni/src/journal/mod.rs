@@ -64,7 +64,10 @@ enum Line {
     /// The last step was not taken, for a reason that is not ours to undo.
     Retracted,
     /// The guest's MAC address and the bridge that it is known on, for those who come to the same one.
-    Mac { mac: MacAddress, bridge: String },
+    Mac {
+        mac: MacAddress,
+        bridge: String,
+    },
     Done,
 }
 
@@ -121,6 +124,27 @@ impl Store {
         lock::exclusively(&self.directory.join(format!("{name}.lock")))
     }
 
+    /// Removes the files that nothing was written to, of calls that were killed before they did anything. One that is
+    /// locked is in use.
+    pub fn remove_empty(&self) {
+        for file in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let is_empty = || file.metadata().is_ok_and(|data| data.is_file() && data.len() == 0);
+            if is_journal(&file.path())
+                && is_empty()
+                && let Some(_lock) = lock::at_once(&file.path())
+                && is_empty()
+            {
+                let _ = fs::remove_file(file.path());
+            }
+        }
+    }
+
+    /// Whether an attachment other than this one uses a link that several share.
+    pub fn is_shared(&self, name: &str, ours: &Attachment) -> Result<bool, CniError> {
+        let is_another = |entry: &Entry| entry.header.as_ref().is_some_and(|header| header.attachment != *ours);
+        Ok(self.entries()?.iter().any(|entry| is_another(entry) && entry.shares(name)))
+    }
+
     /// What is written down of every attachment, without locks: a look, not a promise.
     pub fn entries(&self) -> Result<Vec<Entry>, CniError> {
         let listing = match fs::read_dir(&self.directory) {
@@ -132,7 +156,7 @@ impl Store {
         };
         let mut entries = Vec::new();
         for file in listing.flatten() {
-            if file.path().extension().is_some_and(|extension| extension == "jsonl")
+            if is_journal(&file.path())
                 && let Ok(text) = read_bounded(&file.path())
             {
                 entries.push(Entry::parse(&text));
@@ -227,7 +251,9 @@ impl Journal {
 impl Entry {
     /// Whether the steps were taken for this namespace, not for another of the same path.
     pub fn made_in(&self, pod: &Namespace) -> bool {
-        self.header.as_ref().is_some_and(|header| pod.identity().is_ok_and(|identity| header.netns_identity == identity))
+        self.header
+            .as_ref()
+            .is_some_and(|header| pod.identity().is_ok_and(|identity| header.netns_identity == identity))
     }
 
     /// Reads up to the first line that is not whole.
@@ -248,6 +274,10 @@ impl Entry {
         }
         entry
     }
+}
+
+fn is_journal(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "jsonl")
 }
 
 fn read_bounded(path: &Path) -> io::Result<String> {

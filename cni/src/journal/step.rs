@@ -20,6 +20,7 @@ pub enum Step {
     /// All frames of this link of the pod, which is not ours, are taken to a tap.
     PodRedirect {
         name: String,
+        tap: String,
         /// The queueing discipline that filters hang on was made for them.
         ingress: bool,
     },
@@ -27,8 +28,8 @@ pub enum Step {
     PodShaper { name: String },
     /// A device of ours on the node through which a container's frames are delayed. It does not go with the pod.
     HostShaper { name: String },
-    /// A link that others made was made a port of a bridge. On the node, or in the pod.
-    Port { name: String, in_pod: bool },
+    /// A link of the node that others made was made a port of a bridge.
+    Port { name: String },
     /// A bridge or VXLAN device that the attachments of a network share: goes with the last.
     SharedLink { name: String },
     /// Rules in nf_tables marked with the attachment's id.
@@ -39,8 +40,6 @@ pub enum Step {
     File { path: PathBuf },
     /// An entry in a bridge's neighbour table, for suppression of ARP.
     Neighbour { link: String, address: IpAddr, mac: MacAddress },
-    /// A device plugin's link that was moved into the pod.
-    MovedLink { name: String },
     /// Policy rules in the pod, which outlive our links.
     PodRules { table: u32 },
 }

@@ -1,5 +1,6 @@
 //! Changes of links that exist, and their removal.
 
+use std::fmt;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -42,6 +43,46 @@ pub struct PortChange {
     pub neigh_suppress: Option<bool>,
 }
 
+/// As in an error: only what is to be changed.
+impl fmt::Display for Change<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [
+            self.name.as_ref().map(|name| format!("name {name}")),
+            self.mtu.map(|mtu| format!("MTU {mtu}")),
+            self.mac.map(|mac| format!("MAC {mac}")),
+            self.up.map(|up| if up { "up" } else { "down" }.to_owned()),
+            self.master.map(|master| {
+                master.map_or_else(|| "no bridge".to_owned(), |index| format!("bridge {index}"))
+            }),
+            self.namespace.map(|_| "another namespace".to_owned()),
+            self.alias.as_ref().map(|alias| format!("alias {alias:?}")),
+            self.tx_queue_len.map(|length| format!("queue of {length}")),
+            self.promiscuous.map(|on| format!("promiscuous {on}")),
+            self.all_multicast.map(|on| format!("all multicast {on}")),
+            self.arp.map(|on| format!("ARP {on}")),
+        ];
+        list(formatter, words)
+    }
+}
+
+impl fmt::Display for PortChange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [
+            self.hairpin.map(|on| format!("hairpin {on}")),
+            self.isolated.map(|on| format!("isolated {on}")),
+            self.learning.map(|on| format!("learning {on}")),
+            self.unicast_flood.map(|on| format!("unicast flood {on}")),
+            self.neigh_suppress.map(|on| format!("neighbour suppression {on}")),
+        ];
+        list(formatter, words)
+    }
+}
+
+fn list<const N: usize>(formatter: &mut fmt::Formatter<'_>, words: [Option<String>; N]) -> fmt::Result {
+    let words: Vec<_> = words.into_iter().flatten().collect();
+    formatter.write_str(&words.join(", "))
+}
+
 impl Netlink {
     /// Changes a link. The kernel makes one change after the other: when it refuses one, others may have been made.
     pub fn change(&self, index: u32, change: &Change<'_>) -> Result<(), NetlinkError> {
@@ -71,7 +112,7 @@ impl Netlink {
         self.change_with(
             RouteNetlinkMessage::SetLink(message),
             0,
-            format_args!("change link {index}: {change:?}"),
+            format_args!("set link {index} to {change}"),
         )
     }
 
@@ -94,7 +135,7 @@ impl Netlink {
         self.change_with(
             RouteNetlinkMessage::NewLink(message),
             0,
-            format_args!("change port {index}: {change:?}"),
+            format_args!("set port {index} to {change}"),
         )
     }
 

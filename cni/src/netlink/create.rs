@@ -148,3 +148,65 @@ fn common(
     attributes.extend(namespace.map(|namespace| LinkAttribute::NetNsFd(namespace.as_raw_fd())));
     message
 }
+
+/// What the test machines' kernels lack, byte by byte as include/uapi/linux/if_link.h has it.
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::Emitable as _;
+
+    use super::super::IpvlanMode;
+    use super::*;
+
+    fn bytes(new: &NewLink<'_>) -> Vec<u8> {
+        let message = new.message();
+        let mut bytes = vec![0xa5; message.buffer_len()];
+        message.emit(&mut bytes);
+        bytes
+    }
+
+    /// `struct ifinfomsg`, `IFLA_IFNAME` "x0", `IFLA_LINK` 3 if there is one, `IFLA_LINKINFO` as given.
+    fn wanted(parent: bool, info: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 16];
+        bytes.extend([7, 0, 3, 0, b'x', b'0', 0, 0]);
+        if parent {
+            bytes.extend([8, 0, 5, 0, 3, 0, 0, 0]);
+        }
+        bytes.extend([u8::try_from(info.len() + 4).unwrap(), 0, 18, 0]);
+        bytes.extend(info);
+        bytes
+    }
+
+    #[test]
+    fn ipvlan_has_its_mode_in_16_bits() {
+        for (mode, number) in [(IpvlanMode::L2, 0), (IpvlanMode::L3, 1), (IpvlanMode::L3s, 2)] {
+            let mut new = NewLink::new("x0", Kind::Ipvlan { mode });
+            new.parent = Some(3);
+            let info = [&[11, 0, 1, 0][..], b"ipvlan\0\0", &[12, 0, 2, 0, 6, 0, 1, 0, number, 0, 0, 0]];
+            assert_eq!(bytes(&new), wanted(true, &info.concat()), "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn vlan_has_its_id_in_16_bits() {
+        let mut new = NewLink::new("x0", Kind::Vlan { id: 0x0ffe });
+        new.parent = Some(3);
+        let info = [&[9, 0, 1, 0][..], b"vlan\0\0\0\0", &[12, 0, 2, 0, 6, 0, 1, 0, 0xfe, 0x0f, 0, 0]];
+        assert_eq!(bytes(&new), wanted(true, &info.concat()));
+    }
+
+    #[test]
+    fn bridge_filters_vlans_from_its_first_moment() {
+        let kind = &[&[11, 0, 1, 0][..], b"bridge\0\0"].concat();
+        let filtering: &[u8] = &[5, 0, 7, 0, 1, 0, 0, 0];
+        let pvid: &[u8] = &[6, 0, 39, 0, 5, 0, 0, 0];
+        let rows = [
+            (true, Some(5), [kind, &[20, 0, 2, 0][..], filtering, pvid].concat()),
+            (true, None, [kind, &[12, 0, 2, 0][..], filtering].concat()),
+            (false, None, [kind, &[4, 0, 2, 0][..]].concat()),
+        ];
+        for (vlan_filtering, default_pvid, info) in rows {
+            let new = NewLink::new("x0", Kind::Bridge { vlan_filtering, default_pvid });
+            assert_eq!(bytes(&new), wanted(false, &info), "{vlan_filtering} {default_pvid:?}");
+        }
+    }
+}

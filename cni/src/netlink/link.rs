@@ -28,6 +28,8 @@ pub struct Link {
     pub up: bool,
     pub carrier: bool,
     pub loopback: bool,
+    /// Whether neighbours are asked for and answered (ARP, neighbour discovery); not so on a mute one (`IFF_NOARP`).
+    pub arp: bool,
     /// As somebody set it; a bridge's ports hear everything without.
     pub promiscuous: bool,
     pub all_multicast: bool,
@@ -158,7 +160,7 @@ fn parse(answer: &Answer) -> Option<Link> {
     parse_payload(&answer.payload)
 }
 
-pub(super) fn parse_payload(payload: &[u8]) -> Option<Link> {
+fn parse_payload(payload: &[u8]) -> Option<Link> {
     // struct ifinfomsg: family, padding, hardware, index, flags, change.
     let flags = u32_at(payload, 8)?;
     let has = |flag: libc::c_int| flags & flag.cast_unsigned() != 0;
@@ -178,6 +180,7 @@ pub(super) fn parse_payload(payload: &[u8]) -> Option<Link> {
         up: has(libc::IFF_UP),
         carrier: find(libc::IFLA_CARRIER).is_some_and(Value::flag),
         loopback: has(libc::IFF_LOOPBACK),
+        arp: !has(libc::IFF_NOARP),
         promiscuous: has(libc::IFF_PROMISC),
         all_multicast: has(libc::IFF_ALLMULTI),
         master: number(libc::IFLA_MASTER),
@@ -309,3 +312,58 @@ const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 
 /// include/uapi/linux/if_tun.h.
 const IFF_TAP: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = u16::try_from(value.len() + 4).unwrap().to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// Link 9, up, with an attribute of a kernel to come and one of an impossible length for its type.
+    fn message(kind: &str, data: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0, 0, 1, 0, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        bytes.extend(attribute(0x3ff, &[1, 2, 3]));
+        bytes.extend(attribute(libc::IFLA_MTU, &[1]));
+        bytes.extend(attribute(libc::IFLA_IFNAME, b"x0\0"));
+        let info = [attribute(libc::IFLA_INFO_KIND, kind.as_bytes()), attribute(libc::IFLA_INFO_DATA, data)];
+        bytes.extend(attribute(libc::IFLA_LINKINFO, &info.concat()));
+        bytes
+    }
+
+    #[test]
+    fn drivers_the_test_machines_lack_are_read() {
+        let rows = [
+            ("ipvlan", attribute(1, &[0, 0]), Details::Ipvlan { mode: Some(IpvlanMode::L2) }),
+            ("ipvlan", attribute(1, &[1, 0]), Details::Ipvlan { mode: Some(IpvlanMode::L3) }),
+            ("ipvlan", attribute(1, &[2, 0]), Details::Ipvlan { mode: Some(IpvlanMode::L3s) }),
+            ("ipvlan", attribute(1, &[9, 0]), Details::Ipvlan { mode: None }),
+            ("vlan", attribute(1, &[100, 0]), Details::Vlan { id: 100 }),
+            (
+                "bridge",
+                [attribute(7, &[1]), attribute(39, &[5, 0])].concat(),
+                Details::Bridge { vlan_filtering: true, default_pvid: 5, stp: false },
+            ),
+            ("of-the-future", attribute(1, &[1]), Details::Other),
+        ];
+        for (kind, data, wanted) in rows {
+            let link = parse_payload(&message(kind, &data)).unwrap();
+            assert_eq!(link.details, wanted, "{kind}");
+            assert_eq!((link.index, link.name.as_str(), link.up, link.mtu), (9, "x0", true, 0));
+        }
+    }
+
+    #[test]
+    fn message_that_is_cut_off_is_a_link_only_with_its_name() {
+        let whole = message("tun", &[5, 0, 4, 0, 1]);
+        for length in 0..whole.len() {
+            let link = parse_payload(&whole[..length]);
+            assert!(link.is_none_or(|link| link.name == "x0"), "{length}");
+        }
+    }
+}

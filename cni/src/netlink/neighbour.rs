@@ -1,6 +1,7 @@
 //! Neighbours: who has an address on a link (ARP, NDP), whom we answer for, and where a bridge or VXLAN sends frames for
 //! a station.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -37,6 +38,17 @@ pub struct FdbEntry {
     pub dst: Option<IpAddr>,
     /// Not learnt: it does not age. (`NUD_PERMANENT` or `NUD_NOARP`.)
     pub permanent: bool,
+}
+
+impl fmt::Display for FdbEntry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, f] = self.mac;
+        write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")?;
+        if let Some(vlan) = self.vlan {
+            write!(formatter, " in VLAN {vlan}")?;
+        }
+        self.dst.map_or(Ok(()), |dst| write!(formatter, " behind {dst}"))
+    }
 }
 
 impl Netlink {
@@ -109,13 +121,13 @@ impl Netlink {
     pub fn fdb_add(&self, device: u32, entry: &FdbEntry) -> Result<(), NetlinkError> {
         let several = entry.mac == [0; 6] || entry.mac[0] & 1 != 0;
         let flags = NLM_F_CREATE | if several { NLM_F_APPEND } else { NLM_F_EXCL };
-        let what = format_args!("add {entry:?} to the forwarding table of link {device}");
+        let what = format_args!("add {entry} to the forwarding table of link {device}");
         self.change_with(RouteNetlinkMessage::NewNeighbour(forwarding(device, entry)), flags, what)
     }
 
     /// False: there was no such entry. (Of a VXLAN's station with other nodes than this, the kernel says it was there.)
     pub fn fdb_delete(&self, device: u32, entry: &FdbEntry) -> Result<bool, NetlinkError> {
-        let what = format_args!("delete {entry:?} of the forwarding table of link {device}");
+        let what = format_args!("delete {entry} of the forwarding table of link {device}");
         missing_ok(self.change_with(RouteNetlinkMessage::DelNeighbour(forwarding(device, entry)), 0, what))
     }
 

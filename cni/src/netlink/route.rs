@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -87,6 +87,8 @@ pub struct NewRoute {
     /// The gateway is on the link though no route says so.
     pub onlink: bool,
     pub source: Option<IpAddr>,
+    /// Unicast; or local, to have an address no longer be the namespace's own.
+    pub kind: RouteKind,
 }
 
 /// Which routes to list. None: all.
@@ -115,6 +117,7 @@ impl NewRoute {
             advmss: None,
             onlink: false,
             source: None,
+            kind: RouteKind::Unicast,
         }
     }
 
@@ -126,7 +129,7 @@ impl NewRoute {
         header.address_family = family_of(self.dst.addr()).address_family();
         header.destination_prefix_length = self.dst.prefix_len();
         header.protocol = RouteProtocol::Boot;
-        header.kind = RouteType::Unicast;
+        header.kind = self.kind.number().into();
         header.scope = scope.number().into();
         if self.onlink {
             header.flags |= RouteFlags::Onlink;
@@ -161,7 +164,8 @@ impl Netlink {
     /// The link of the main table's default route with the lowest metric, of IPv4 first.
     pub fn default_route_device(&self) -> Result<Option<u32>, NetlinkError> {
         let routes = self.routes(RouteFilter { table: Some(TABLE_MAIN), ..RouteFilter::default() })?;
-        let default = routes.iter().filter(|route| route.dst.prefix_len() == 0 && route.kind == RouteKind::Unicast);
+        let default =
+            routes.iter().filter(|route| route.dst.prefix_len() == 0 && route.kind == RouteKind::Unicast);
         let best = default.min_by_key(|route| (route.dst.addr().is_ipv6(), route.priority));
         Ok(best.and_then(|route| route.device))
     }
@@ -289,6 +293,21 @@ impl Scope {
 }
 
 impl RouteKind {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Unicast => 1,
+            Self::Local => 2,
+            Self::Broadcast => 3,
+            Self::Anycast => 4,
+            Self::Multicast => 5,
+            Self::Blackhole => 6,
+            Self::Unreachable => 7,
+            Self::Prohibit => 8,
+            Self::Throw => 9,
+            Self::Other(number) => number,
+        }
+    }
+
     const fn from_number(number: u8) -> Self {
         match number {
             1 => Self::Unicast,

@@ -10,7 +10,7 @@ use super::route::Family;
 use super::socket::Answer;
 use super::{Netlink, NetlinkError, missing_ok};
 
-/// A rule that sends packets to a table.
+/// A rule that sends packets to a table. Other programs' may have conditions besides these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub family: Family,

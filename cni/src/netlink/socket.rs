@@ -4,13 +4,13 @@ use std::cell::Cell;
 use std::fmt;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::raw::{Attributes, u32_at};
+use super::raw::{Attributes, u16_at, u32_at};
 use super::{Netlink, NetlinkError};
 use crate::namespace::Namespace;
 
@@ -23,11 +23,10 @@ pub(super) struct Answer {
 }
 
 /// How far the answers to a request have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     More,
     Done,
-    /// The table changed while it was listed: what came is not to be used.
-    Interrupted,
 }
 
 impl Netlink {
@@ -106,28 +105,12 @@ impl Netlink {
         what: fmt::Arguments<'_>,
     ) -> Result<Option<Vec<Answer>>, NetlinkError> {
         self.socket.send(request, 0).map_err(NetlinkError::Io)?;
-        let mut answers = Vec::new();
-        let mut interrupted = false;
+        let mut answers = Answers { sequence, taken: Vec::new(), interrupted: false };
         let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
         loop {
             self.receive(&mut datagram)?;
-            let mut rest = datagram.as_slice();
-            while !rest.is_empty() {
-                let malformed = || NetlinkError::Malformed { what: what.to_string() };
-                let message = NetlinkBuffer::new_checked(&rest).map_err(|_| malformed())?;
-                let length = usize::try_from(message.length()).map_err(|_| malformed())?;
-                // Left from a request that was given up.
-                if message.sequence_number() == sequence {
-                    interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
-                    match take(&message, &mut answers, what)? {
-                        Progress::More => {}
-                        Progress::Done if interrupted => return Ok(None),
-                        Progress::Done => return Ok(Some(answers)),
-                        Progress::Interrupted => return Ok(None),
-                    }
-                }
-                // The kernel pads each message but the last to four bytes; the length counts no padding.
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            if answers.take(&datagram, what)? == Progress::Done {
+                return Ok((!answers.interrupted).then_some(answers.taken));
             }
         }
     }
@@ -150,31 +133,59 @@ impl Netlink {
     }
 }
 
-/// Takes one message of the kernel.
-fn take(
-    message: &NetlinkBuffer<&&[u8]>,
-    answers: &mut Vec<Answer>,
-    what: fmt::Arguments<'_>,
-) -> Result<Progress, NetlinkError> {
-    let payload = message.payload();
-    match message.message_type() {
-        NLMSG_NOOP => Ok(Progress::More),
-        kind @ (NLMSG_ERROR | NLMSG_DONE) => {
-            // A list may end with an error; one that ends without a number ends well.
-            let code = u32_at(payload, 0).unwrap_or(0).cast_signed();
-            match code.checked_neg() {
-                Some(0) => Ok(Progress::Done),
-                // What a list says when it was interrupted for good.
-                Some(libc::EINTR) if kind == NLMSG_DONE => Ok(Progress::Interrupted),
-                errno => {
-                    let says = extended_message(message.flags(), kind, payload);
-                    Err(NetlinkError::of(what.to_string(), errno.unwrap_or(libc::EIO), says))
-                }
+/// The answers to one request, as they come.
+struct Answers {
+    sequence: u32,
+    taken: Vec<Answer>,
+    /// The table changed while it was listed: what came is not to be used.
+    interrupted: bool,
+}
+
+impl Answers {
+    /// Takes a datagram's messages, one after the other.
+    fn take(&mut self, datagram: &[u8], what: fmt::Arguments<'_>) -> Result<Progress, NetlinkError> {
+        let malformed = || NetlinkError::Malformed { what: what.to_string() };
+        let mut rest = datagram;
+        while !rest.is_empty() {
+            // struct nlmsghdr: length, type, flags, sequence number, port.
+            let length =
+                u32_at(rest, 0).and_then(|length| usize::try_from(length).ok()).ok_or_else(malformed)?;
+            let payload = rest.get(NLMSG_HEADER..length).ok_or_else(malformed)?;
+            let (kind, flags) = u16_at(rest, 4).zip(u16_at(rest, 6)).ok_or_else(malformed)?;
+            // Another number is of a request that was given up.
+            if u32_at(rest, 8) == Some(self.sequence)
+                && self.take_one(kind, flags, payload, what)? == Progress::Done
+            {
+                return Ok(Progress::Done);
             }
+            // The kernel pads each message but the last to four bytes; the length counts no padding.
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
-        kind => {
-            answers.push(Answer { kind, payload: payload.to_vec() });
-            Ok(Progress::More)
+        Ok(Progress::More)
+    }
+
+    fn take_one(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        payload: &[u8],
+        what: fmt::Arguments<'_>,
+    ) -> Result<Progress, NetlinkError> {
+        self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
+        let code = u32_at(payload, 0).map(u32::cast_signed);
+        match (kind, code) {
+            (NLMSG_NOOP, _) => Ok(Progress::More),
+            // A list may also end without a number.
+            (NLMSG_ERROR | NLMSG_DONE, Some(0)) | (NLMSG_DONE, None) => Ok(Progress::Done),
+            (NLMSG_ERROR | NLMSG_DONE, Some(code)) => {
+                let errno = code.saturating_neg();
+                Err(NetlinkError::of(what.to_string(), errno, extended_message(flags, kind, payload)))
+            }
+            (NLMSG_ERROR, None) => Err(NetlinkError::Malformed { what: what.to_string() }),
+            _ => {
+                self.taken.push(Answer { kind, payload: payload.to_vec() });
+                Ok(Progress::More)
+            }
         }
     }
 }
@@ -215,3 +226,102 @@ const DATAGRAM_BYTES: usize = 32 * 1024;
 
 /// A table that changes each time it is listed, this often, is not going to hold still.
 const DUMP_ATTEMPTS: u32 = 50;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SEQUENCE: u32 = 7;
+    const RTM_NEWLINK: u16 = 16;
+
+    fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(NLMSG_HEADER + payload.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn fresh() -> Answers {
+        Answers { sequence: SEQUENCE, taken: Vec::new(), interrupted: false }
+    }
+
+    #[test]
+    fn answers_to_another_request_are_passed_over() {
+        let mut answers = fresh();
+        let datagram = [
+            message(RTM_NEWLINK, 2, SEQUENCE - 1, &[1; 5]),
+            message(NLMSG_ERROR, 0, SEQUENCE - 1, &(-libc::EPERM).to_ne_bytes()),
+            message(RTM_NEWLINK, 2, SEQUENCE, &[2; 5]),
+        ];
+        let what = format_args!("list links");
+        assert_eq!(answers.take(&datagram.concat(), what).unwrap(), Progress::More);
+        let end = message(NLMSG_DONE, 2, SEQUENCE, &[0; 4]);
+        assert_eq!(answers.take(&end, what).unwrap(), Progress::Done);
+        assert_eq!(answers.taken.len(), 1);
+        assert_eq!(answers.taken[0].payload, [2; 5]);
+        assert!(!answers.interrupted);
+    }
+
+    #[test]
+    fn interruption_is_noticed_in_whichever_message_says_so() {
+        for at in 0..3 {
+            let flags = |this: u16| if this == at { 2 | NLM_F_DUMP_INTR } else { 2 };
+            let datagram = [
+                message(RTM_NEWLINK, flags(0), SEQUENCE, &[1; 4]),
+                message(RTM_NEWLINK, flags(1), SEQUENCE, &[1; 4]),
+                message(NLMSG_DONE, flags(2), SEQUENCE, &[]),
+            ];
+            let mut answers = fresh();
+            assert_eq!(answers.take(&datagram.concat(), format_args!("")).unwrap(), Progress::Done);
+            assert!(answers.interrupted, "message {at}");
+        }
+    }
+
+    #[test]
+    fn reason_is_read_after_whatever_the_kernel_repeats() {
+        let text = [&[11, 0, 1, 0][..], b"because\0"].concat();
+        let code = (-libc::EINVAL).to_ne_bytes();
+        let repeated = message(RTM_NEWLINK, 0, SEQUENCE, &[9; 7]);
+        let rows = [
+            (NLMSG_DONE, NLM_F_ACK_TLVS, [&code[..], &text].concat(), "because"),
+            (NLMSG_ERROR, NLM_F_ACK_TLVS | NLM_F_CAPPED, [&code[..], &[0; 16], &text].concat(), "because"),
+            (NLMSG_ERROR, NLM_F_ACK_TLVS, [&code[..], &repeated, &text].concat(), "because"),
+            (NLMSG_ERROR, NLM_F_CAPPED, [&code[..], &[0; 16]].concat(), ""),
+            (NLMSG_ERROR, NLM_F_ACK_TLVS | NLM_F_CAPPED, code.to_vec(), ""),
+        ];
+        for (kind, flags, payload, wanted) in rows {
+            let datagram = message(kind, flags, SEQUENCE, &payload);
+            let error = fresh().take(&datagram, format_args!("create link x")).unwrap_err();
+            let NetlinkError::Refused { what, errno, kernel_says } = error else { panic!("{error}") };
+            assert_eq!((what.as_str(), errno, kernel_says.as_str()), ("create link x", libc::EINVAL, wanted));
+        }
+    }
+
+    #[test]
+    fn datagram_that_is_cut_off_is_malformed() {
+        let whole = message(NLMSG_ERROR, 0, SEQUENCE, &[0; 20]);
+        for length in 1..whole.len() {
+            let error = fresh().take(&whole[..length], format_args!("x")).unwrap_err();
+            assert!(matches!(error, NetlinkError::Malformed { .. }), "{length}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_datagram_is_read_to_an_end(
+            bytes in prop::collection::vec(any::<u8>(), 0..100),
+            kind in 0_u16..5,
+            flags in any::<u16>(),
+        ) {
+            let _ = fresh().take(&bytes, format_args!("x"));
+            let _ = fresh().take(&message(kind, flags, SEQUENCE, &bytes), format_args!("x"));
+        }
+    }
+}

@@ -25,23 +25,26 @@ impl Netlink {
         self.change_with(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL, what)
     }
 
-    /// Whether filters of incoming frames can be added.
+    /// Whether filters of incoming frames can be added: it has `ingress`, or `clsact`.
     pub fn has_ingress(&self, index: u32) -> Result<bool, NetlinkError> {
         Ok(self.discipline(index, TcHandle::INGRESS)?.is_some())
     }
 
-    /// Removes it with all its filters. False: there was none, or the link is gone.
+    /// Removes it with all its filters; `clsact`, which is not of our making, stays. False: there was none, or the link
+    /// is gone.
     pub fn delete_ingress(&self, index: u32) -> Result<bool, NetlinkError> {
-        let message = tc_message(index, TcHandle::INGRESS)?;
+        let mut message = tc_message(index, TcHandle::INGRESS)?;
+        message.attributes.push(TcAttribute::Kind("ingress".to_owned()));
         let what = format_args!("delete ingress queueing of link {index}");
         removed(self.change_with(RouteNetlinkMessage::DelQueueDiscipline(message), 0, what))
     }
 
     /// Sends every frame that comes in by `from` out of `to`, whatever its protocol. The link must have the ingress
-    /// discipline. Calls add up: the first to be added is the one that counts.
+    /// discipline. A filter is asked before those that were added before it.
     pub fn redirect_all(&self, from: u32, to: u32) -> Result<(), NetlinkError> {
-        let mut message = tc_message(from, INGRESS)?;
-        message.header.info = PRIORITY << 16 | u32::from(ETH_P_ALL.to_be());
+        let mut message = tc_message(from, INCOMING)?;
+        // The kernel chooses a priority that no other filter has.
+        message.header.info = EVERY_PROTOCOL;
         message.attributes.push(TcAttribute::Kind("u32".to_owned()));
         message.attributes.push(TcAttribute::Options(vec![
             TcOption::U32(TcFilterU32Option::Selector(match_all())),
@@ -51,23 +54,31 @@ impl Netlink {
         self.change_with(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL, what)
     }
 
-    /// Removes what [`Netlink::redirect_all`] added, and leaves filters of others. False: there was none.
-    pub fn delete_redirects(&self, index: u32) -> Result<bool, NetlinkError> {
-        let mut message = tc_message(index, INGRESS)?;
-        message.header.info = PRIORITY << 16 | u32::from(ETH_P_ALL.to_be());
-        message.attributes.push(TcAttribute::Kind("u32".to_owned()));
-        let what = format_args!("delete the redirection of link {index}");
-        removed(self.change_with(RouteNetlinkMessage::DelTrafficFilter(message), 0, what))
+    /// Removes every redirection of all that comes in by `from` to `to`, and no other filter. False: there was none.
+    pub fn delete_redirect(&self, from: u32, to: u32) -> Result<bool, NetlinkError> {
+        let mut any = false;
+        for redirect in self.redirections(from)?.into_iter().filter(|redirect| redirect.to == to) {
+            let mut message = tc_message(from, INCOMING)?;
+            message.header.info = redirect.priority_and_protocol;
+            message.attributes.push(TcAttribute::Kind("u32".to_owned()));
+            let what = format_args!("delete redirection of link {from} to link {to}");
+            any |= removed(self.change_with(RouteNetlinkMessage::DelTrafficFilter(message), 0, what))?;
+        }
+        Ok(any)
     }
 
     /// Indices of the links that all incoming frames are redirected to, in the order the filters are asked.
     pub fn redirects(&self, index: u32) -> Result<Vec<u32>, NetlinkError> {
-        let message = RouteNetlinkMessage::GetTrafficFilter(tc_message(index, INGRESS)?);
+        Ok(self.redirections(index)?.into_iter().map(|redirect| redirect.to).collect())
+    }
+
+    fn redirections(&self, index: u32) -> Result<Vec<Redirection>, NetlinkError> {
+        let message = RouteNetlinkMessage::GetTrafficFilter(tc_message(index, INCOMING)?);
         match self.dump(message, format_args!("list filters of link {index}")) {
             Ok(answers) => Ok(answers
                 .iter()
                 .filter(|answer| answer.kind == libc::RTM_NEWTFILTER)
-                .filter_map(|answer| redirect_target(&answer.payload))
+                .filter_map(|answer| Redirection::read(&answer.payload))
                 .collect()),
             Err(NetlinkError::NotFound { .. }) => Ok(Vec::new()),
             Err(error) => Err(error),
@@ -89,10 +100,6 @@ impl Netlink {
             .find(|payload| (u32_at(payload, 4), u32_at(payload, 12)) == place))
     }
 }
-
-/// Of our filter among those of a link: the upper half of `tcm_info`, the lower is the protocol in network byte order.
-/// Filters with lower ones are asked before.
-const PRIORITY: u32 = 10;
 
 /// The header has it signed.
 pub(super) fn tc_message(index: u32, parent: TcHandle) -> Result<TcMessage, NetlinkError> {
@@ -135,36 +142,52 @@ fn redirect(to: u32) -> TcAction {
     action
 }
 
-/// Where a filter sends every frame; None for a filter that chooses, or does something else.
-fn redirect_target(payload: &[u8]) -> Option<u32> {
-    let protocol = u32_at(payload, 16)? & 0xffff;
-    let attributes = Attributes::after(payload, TCMSG);
-    if protocol != u32::from(ETH_P_ALL.to_be()) || attributes.find(libc::TCA_KIND)?.text() != "u32" {
-        return None;
-    }
-    let options = attributes.find(libc::TCA_OPTIONS)?.nested();
-    // struct tc_u32_sel: number of keys in byte 2, keys from byte 16, of 16 bytes, mask first.
-    let selector = options.find(TCA_U32_SEL)?.0;
-    let keys = usize::from(*selector.get(2)?);
-    let chooses = (0..keys).any(|key| u32_at(selector, 16 + 16 * key) != Some(0));
-    if chooses {
-        return None;
-    }
-    // The first action decides; a redirected frame does not come to a second.
-    let (_, action) = options.find(TCA_U32_ACT)?.nested().next()?;
-    let action = action.nested();
-    if action.find(TCA_ACT_KIND)?.text() != "mirred" {
-        return None;
-    }
-    let parameters = action.find(TCA_ACT_OPTIONS).map(Value::nested)?.find(TCA_MIRRED_PARMS)?.0;
-    // struct tc_mirred: five numbers that every action has, what to do, index of the link.
-    (u32_at(parameters, 20)? == TCA_EGRESS_REDIR).then(|| u32_at(parameters, 24)).flatten()
+/// A filter that sends every frame elsewhere.
+struct Redirection {
+    /// As in `struct tcmsg`: the priority, and below it the protocol in network byte order.
+    priority_and_protocol: u32,
+    to: u32,
 }
 
-/// Handle of the ingress discipline, to which its filters are added.
+impl Redirection {
+    /// None for a filter that chooses, or does something else.
+    fn read(payload: &[u8]) -> Option<Self> {
+        let priority_and_protocol = u32_at(payload, 16)?;
+        let attributes = Attributes::after(payload, TCMSG);
+        if priority_and_protocol & 0xffff != EVERY_PROTOCOL
+            || attributes.find(libc::TCA_KIND)?.text() != "u32"
+        {
+            return None;
+        }
+        let options = attributes.find(libc::TCA_OPTIONS)?.nested();
+        // struct tc_u32_sel: number of keys in byte 2, keys from byte 16, of 16 bytes, mask first.
+        let selector = options.find(TCA_U32_SEL)?.0;
+        let keys = usize::from(*selector.get(2)?);
+        let chooses = (0..keys).any(|key| u32_at(selector, 16 + 16 * key) != Some(0));
+        if chooses {
+            return None;
+        }
+        // The first action decides; a redirected frame does not come to a second.
+        let (_, action) = options.find(TCA_U32_ACT)?.nested().next()?;
+        let action = action.nested();
+        if action.find(TCA_ACT_KIND)?.text() != "mirred" {
+            return None;
+        }
+        let parameters = action.find(TCA_ACT_OPTIONS).map(Value::nested)?.find(TCA_MIRRED_PARMS)?.0;
+        // struct tc_mirred: five numbers that every action has, what to do, index of the link.
+        let to = (u32_at(parameters, 20)? == TCA_EGRESS_REDIR).then(|| u32_at(parameters, 24)).flatten()?;
+        Some(Self { priority_and_protocol, to })
+    }
+}
+
+/// Handle of the ingress discipline, as everybody calls it.
 const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0 };
 
-const ETH_P_ALL: u16 = 3;
+/// Where filters of incoming frames hang, with `ingress` as with `clsact` (`TC_H_MIN_INGRESS`).
+const INCOMING: TcHandle = TcHandle { major: 0xffff, minor: 0xfff2 };
+
+/// `ETH_P_ALL` in network byte order, without a priority.
+const EVERY_PROTOCOL: u32 = 3_u16.to_be() as u32;
 
 /// Bytes of `struct tcmsg`.
 pub(super) const TCMSG: usize = 20;

@@ -113,3 +113,55 @@ fn read(payload: &[u8]) -> Vec<Vlan> {
 }
 
 const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
+
+/// What the test machines' kernels lack, byte by byte as include/uapi/linux/if_bridge.h has it.
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::Emitable as _;
+
+    use super::*;
+
+    /// `struct ifinfomsg` of family `AF_BRIDGE` and link 3, `IFLA_AF_SPEC` as given.
+    fn bytes(spec: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![7, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        bytes.extend([u8::try_from(spec.len() + 4).unwrap(), 0, 26, 0]);
+        bytes.extend(spec);
+        bytes
+    }
+
+    #[test]
+    fn one_and_range_and_the_bridges_own_are_asked_for() {
+        let plain = NewVlan { first: 100, last: 100, pvid: false, untagged: false, on_bridge_itself: false };
+        let rows = [
+            (plain, vec![8, 0, 2, 0, 0, 0, 100, 0]),
+            (NewVlan { last: 103, ..plain }, vec![8, 0, 2, 0, 8, 0, 100, 0, 8, 0, 2, 0, 16, 0, 103, 0]),
+            (
+                NewVlan { pvid: true, untagged: true, on_bridge_itself: true, ..plain },
+                vec![6, 0, 0, 0, 2, 0, 0, 0, 8, 0, 2, 0, 6, 0, 100, 0],
+            ),
+        ];
+        for (vlan, spec) in rows {
+            let message = vlan.message(3);
+            let mut written = vec![0xa5; message.buffer_len()];
+            message.emit(&mut written);
+            assert_eq!(written, bytes(&spec), "{vlan:?}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_written_out() {
+        let spec = [8, 0, 2, 0, 6, 0, 1, 0, 8, 0, 2, 0, 8, 0, 10, 0, 8, 0, 2, 0, 16, 0, 12, 0];
+        let tagged = |id| Vlan { id, pvid: false, untagged: false };
+        let first = Vlan { id: 1, pvid: true, untagged: true };
+        assert_eq!(read(&bytes(&spec)), [first, tagged(10), tagged(11), tagged(12)]);
+    }
+
+    #[test]
+    fn answer_that_is_cut_off_is_read_as_far_as_it_goes() {
+        let whole = bytes(&[8, 0, 2, 0, 6, 0, 1, 0, 8, 0, 2, 0, 0, 0, 5, 0]);
+        for length in 0..whole.len() {
+            assert!(read(&whole[..length]).len() < 2, "{length}");
+        }
+        assert_eq!(read(&whole).len(), 2);
+    }
+}

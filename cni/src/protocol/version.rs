@@ -36,7 +36,8 @@ impl Version {
             return Ok(Self::V0_1_0);
         }
         Self::ALL.into_iter().find(|version| version.as_str() == text).ok_or_else(|| {
-            let all: Vec<String> = Self::ALL.iter().map(|version| format!("{:?}", version.as_str())).collect();
+            let all: Vec<String> =
+                Self::ALL.iter().map(|version| format!("{:?}", version.as_str())).collect();
             CniError::new(Code::IncompatibleVersion, "incompatible CNI versions")
                 .with_details(format!("config is {text:?}, plugin supports [{}]", all.join(" ")))
         })

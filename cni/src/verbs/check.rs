@@ -17,7 +17,10 @@ pub(super) fn run(call: &Call) -> Result<(), CniError> {
     let entry = journal.entry().clone();
     if entry.header.is_none() {
         journal.remove()?;
-        return Err(changed(format!("there is no record of this attachment in {}", store.directory().display())));
+        return Err(changed(format!(
+            "there is no record of this attachment in {}",
+            store.directory().display()
+        )));
     }
     if !entry.done {
         return Err(changed("ADD did not come to its end"));

@@ -1,17 +1,20 @@
 //! DEL: nothing of the attachment is left, whatever of it there was. Missing things are no errors.
 
+use crate::attachment::Attachment;
 use crate::journal::{Step, Store};
 use crate::namespace::Namespace;
 use crate::netlink::Netlink;
 use crate::protocol::{CniError, Config, Environment};
 use crate::undo::Undo;
-use crate::wiring::{self, Call, Settings};
+use crate::wiring::{self, Call, Settings, device_node};
 
 pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniError> {
     let attachment = super::attachment(environment, config);
     // A mode or an MTU that is wrong now does not keep back what was made before.
     let settings = Settings::read(config);
-    let directory = settings.as_ref().map_or_else(|_| Settings::state_directory(config), |settings| settings.state_directory.clone());
+    let directory = settings
+        .as_ref()
+        .map_or_else(|_| Settings::state_directory(config), |settings| settings.state_directory.clone());
     let store = Store::new(directory);
     let host = Netlink::open()?;
     let journal = store.lock(&attachment)?;
@@ -26,23 +29,41 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     let mut steps = entry.steps;
     if entry.header.is_none() {
         steps = leftovers(environment, config, settings);
+        if let Some(pod) = &pod {
+            steps.extend(marked(pod, &attachment)?);
+        }
     }
     if !steps.contains(&Step::Lease) && config.ipam_type().is_some() {
         steps.insert(0, Step::Lease);
     }
-    let mut undo = Undo {
-        attachment: &attachment,
-        host: &host,
-        pod: pod.as_ref(),
-        store: &store,
-        config,
-        environment,
-    };
+    let mut undo =
+        Undo { attachment: &attachment, host: &host, pod: pod.as_ref(), store: &store, config, environment };
     let failures = undo.steps(&steps);
     if failures.is_empty() {
         journal.remove()?;
     }
     super::all(failures)
+}
+
+/// Without a journal: the links in the pod that bear our mark, and what leads to them.
+fn marked(pod: &Namespace, attachment: &Attachment) -> Result<Vec<Step>, CniError> {
+    let inside = Netlink::within(pod)?;
+    let links = inside.links()?;
+    let mut steps = Vec::new();
+    for link in links.iter().filter(|link| link.alias.as_ref() == Some(&attachment.alias())) {
+        if link.kind.as_deref() == Some("macvtap") {
+            steps.push(Step::DeviceNode { path: device_node(link.index) });
+        }
+        steps.push(Step::PodLink { name: link.name.clone() });
+        for nic in &links {
+            if inside.redirects(nic.index)?.contains(&link.index) {
+                // Its queueing discipline may be another's.
+                let (name, tap) = (nic.name.clone(), link.name.clone());
+                steps.push(Step::PodRedirect { name, tap, ingress: false });
+            }
+        }
+    }
+    Ok(steps)
 }
 
 /// Without a journal: what an ADD with this configuration would have left on the node.

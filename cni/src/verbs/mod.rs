@@ -60,7 +60,8 @@ fn pod(environment: &Environment) -> Result<Namespace, CniError> {
     if environment.netns_override {
         return Ok(pod);
     }
-    let ours = Namespace::current().map_err(|error| CniError::internal(format!("our own namespace: {error}")))?;
+    let ours =
+        Namespace::current().map_err(|error| CniError::internal(format!("our own namespace: {error}")))?;
     if pod.same_as(&ours).map_err(|error| CniError::io("CNI_NETNS", error))? {
         return Err(CniError::new(
             Code::InvalidNetns,

@@ -21,5 +21,7 @@ pub(super) fn run(call: &Call) -> Result<(), CniError> {
 fn writable(store: &Store) -> Result<(), CniError> {
     let probe = store.directory().join(".status");
     let made = File::create(&probe).and_then(|_| std::fs::remove_file(&probe));
-    made.map_err(|error| CniError::io(format!("stateDir {} cannot be written", store.directory().display()), error))
+    made.map_err(|error| {
+        CniError::io(format!("stateDir {} cannot be written", store.directory().display()), error)
+    })
 }

@@ -5,11 +5,11 @@ use std::os::fd::AsFd as _;
 
 use serde::Deserialize;
 
+use super::Wiring;
 use super::pod_interface::{self, made_link, refuse_taken};
 use super::settings::interface_name;
 use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, same};
-use super::Wiring;
 use crate::ipam;
 use crate::journal::Step;
 use crate::netlink::{Details, Kind, Link, MacvlanMode, Netlink, NetlinkError, NewLink};
@@ -61,7 +61,11 @@ impl Parent {
             interface_name("master", name)?;
         }
         if keys.in_container && name.is_none() {
-            return Err(CniError::config("linkInContainer", true, "the pod's link must be named with \"master\""));
+            return Err(CniError::config(
+                "linkInContainer",
+                true,
+                "the pod's link must be named with \"master\"",
+            ));
         }
         Ok(Self { name, mode, in_container: keys.in_container })
     }
@@ -80,7 +84,9 @@ impl Parent {
             });
         };
         let link = netlink.link(name)?;
-        link.ok_or_else(|| CniError::config("master", format!("{name:?}"), &format!("{place} has no such link")))
+        link.ok_or_else(|| {
+            CniError::config("master", format!("{name:?}"), &format!("{place} has no such link"))
+        })
     }
 
     /// The MTU asked for, if the link beneath can carry it.
@@ -174,7 +180,8 @@ pub(super) fn ready(parent: &Parent, host: &Netlink) -> Result<(), CniError> {
     if parent.in_container {
         return Ok(());
     }
-    let link = parent.link(host, None).map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
+    let link =
+        parent.link(host, None).map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
     if link.up && link.carrier {
         return Ok(());
     }

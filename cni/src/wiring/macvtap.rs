@@ -5,7 +5,7 @@
 //! other, the node's own do not; so the link is made on the node and moved, and keeps its index, as it does with the
 //! device plugin for KubeVirt (`macvtap.network.kubevirt.io`), whose links come here by `deviceID`.
 
-mod device_node;
+pub(super) mod device_node;
 mod device_plugin;
 
 use std::os::fd::AsFd as _;
@@ -46,7 +46,11 @@ impl Macvtap {
             return Err(CniError::config("ipam", "given", why));
         }
         if parent.is_in_container() {
-            return Err(CniError::config("linkInContainer", true, "a macvtap's master is a link of the node"));
+            return Err(CniError::config(
+                "linkInContainer",
+                true,
+                "a macvtap's master is a link of the node",
+            ));
         }
         Ok(Self { parent, promiscuous: keys.promiscuous })
     }
@@ -56,10 +60,12 @@ impl Macvtap {
         if let Some(id) = call.config.device_id()? {
             let name = device_plugin::link_name(&id);
             let link = site.host.link(&name)?.ok_or_else(|| {
-                let why = format!("the node has no link {name}, which macvtap's device plugin makes for this device");
+                let why = format!(
+                    "the node has no link {name}, which macvtap's device plugin makes for this device"
+                );
                 CniError::config("deviceID", format!("{id:?}"), &why)
             })?;
-            site.journal.will(Step::HostLink { name })?;
+            // Not ours before it is moved: the device plugin makes it anew for the next pod, under the same name.
             return Ok(link);
         }
         let parent = self.parent.link(site.host, None)?;

@@ -26,7 +26,9 @@ mod bridge;
 mod ptp;
 mod macvlan;
 mod macvtap;
+mod ipvlan;
 
+pub use macvtap::device_node::path as device_node;
 pub use settings::{Mode, Settings};
 pub use site::{Call, Site, View, changed};
 
@@ -64,6 +66,6 @@ pub fn of(call: &Call) -> Result<Box<dyn Wiring>, CniError> {
         Mode::Ptp => Box::new(ptp::Ptp::read(&call.config)?),
         Mode::Macvlan => Box::new(macvlan::Macvlan::read(call)?),
         Mode::Macvtap => Box::new(macvtap::Macvtap::read(call)?),
-        mode => return Err(CniError::unsupported("mode", mode.as_str(), "not built yet")),
+        Mode::Ipvlan => Box::new(ipvlan::Ipvlan::read(call)?),
     })
 }

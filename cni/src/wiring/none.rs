@@ -45,17 +45,18 @@ impl Wiring for NoUplink {
     }
 
     fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
-        let name = view.entry.steps.iter().find_map(|step| match step {
-            Step::PodLink { name } => Some(name.clone()),
-            _ => None,
-        });
+        let made = |step: &Step| if let Step::PodLink { name } = step { Some(name.clone()) } else { None };
+        let name = view.entry.steps.iter().find_map(made);
         let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
         let tap = pod_tap::check(call, view, &name, None)?;
         let made = previous.interfaces.iter().find(|interface| interface.name == name);
+        if let Some(mtu) = made.and_then(|made| made.mtu).or(call.settings.mtu) {
+            same(&format!("{name}'s MTU"), &tap.mtu, &mtu)?;
+        }
         if let Some(mac) = made.and_then(|made| made.mac.as_ref()) {
             same(&format!("{name}'s MAC"), &tap.mac.map(|mac| mac.to_string()).as_ref(), &Some(mac))?;
         }
-        call.settings.mtu.map_or(Ok(()), |mtu| same(&format!("{name}'s MTU"), &tap.mtu, &mtu))
+        Ok(())
     }
 
     fn ready(&self, _call: &Call, _host: &Netlink) -> Result<(), CniError> {

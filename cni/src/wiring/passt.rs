@@ -10,8 +10,11 @@ use crate::netlink::Netlink;
 use crate::protocol::{CniError, CniResult, Config};
 use crate::sysctl;
 
+/// Its path, and its value.
+type Sysctl = (&'static str, fn(&Call) -> String);
+
 /// What the translator needs of its network namespace, and what for.
-const SYSCTLS: [(&str, fn(&Call) -> String); 2] = [
+const SYSCTLS: [Sysctl; 2] = [
     // Ports below 1024 are forwarded to the guest like others.
     ("net/ipv4/ip_unprivileged_port_start", |_| "0".to_owned()),
     // The guest's pings leave by ping sockets, which are for these groups.

@@ -7,6 +7,8 @@
 //! leaves with the guest's MAC. A VM that migrates here is announced by its own first frames and not before.
 
 use std::os::fd::AsFd as _;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use std::net::IpAddr;
 
@@ -16,11 +18,17 @@ use super::pod_tap;
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
 use crate::journal::Step;
 use crate::netlink::{
-    AddressOptions, Change, Kind, Link, Netlink, NetlinkError, NewLink, NewRoute, Peer, Route, RouteFilter, Scope,
-    existing_ok,
+    AddressOptions, Change, Kind, Link, Netlink, NetlinkError, NewLink, NewRoute, Peer, Route, RouteFilter,
+    Scope, existing_ok,
 };
 use crate::protocol::{CniError, CniResult, Interface, MacAddress};
 use crate::sysctl;
+
+/// As long as the reference plugins wait for duplicate address detection.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// Detection takes about a second.
+const SETTLING_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Makes the veth pair: the node's end, down and alone; the pod's end, up.
 pub(super) fn veth(
@@ -68,7 +76,9 @@ pub(super) fn refuse_taken(inside: &Netlink, name: &str) -> Result<(), CniError>
 
 /// The link that was just made.
 pub(super) fn made_link(netlink: &Netlink, name: &str) -> Result<Link, CniError> {
-    netlink.link(name)?.ok_or_else(|| CniError::internal(format!("link {name} was removed while it was made")))
+    netlink
+        .link(name)?
+        .ok_or_else(|| CniError::internal(format!("link {name} was removed while it was made")))
 }
 
 /// Gives the interface what IPAM answered, and a VM its tap. The tap, if there is one.
@@ -93,11 +103,38 @@ pub(super) fn finish(
         }
     })?;
     site.inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
+    let detect = call.settings.detect_duplicates;
+    let options = AddressOptions { no_dad: !detect, ..AddressOptions::default() };
     for ip in &addresses.ips {
-        site.inside.add_address(link.index, ip.address, AddressOptions { no_dad: true, ..AddressOptions::default() })?;
+        site.inside.add_address(link.index, ip.address, options)?;
+    }
+    if detect {
+        settle(site.inside, link)?;
     }
     add_routes(site.inside, link, addresses)?;
     Ok(None)
+}
+
+/// Waits until nobody else is found to have the link's addresses.
+fn settle(inside: &Netlink, link: &Link) -> Result<(), CniError> {
+    let deadline = Instant::now() + SETTLING;
+    loop {
+        let addresses = inside.addresses(Some(link.index))?;
+        if let Some(address) = addresses.iter().find(|address| address.duplicate) {
+            let network = address.network;
+            return Err(CniError::internal(format!("{}: another station has {network} already", link.name)));
+        }
+        if !addresses.iter().any(|address| address.tentative) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(CniError::internal(format!(
+                "{}: addresses were still being looked for on the network after {SETTLING:?}",
+                link.name
+            )));
+        }
+        thread::sleep(SETTLING_INTERVAL);
+    }
 }
 
 /// The routes that IPAM asks for.
@@ -140,7 +177,8 @@ fn routes(result: &CniResult) -> Vec<NewRoute> {
         .iter()
         .map(|route| {
             let of_family = |address: &IpNet| address.addr().is_ipv4() == route.dst.addr().is_ipv4();
-            let from_address = || result.ips.iter().find(|ip| of_family(&ip.address)).and_then(|ip| ip.gateway);
+            let from_address =
+                || result.ips.iter().find(|ip| of_family(&ip.address)).and_then(|ip| ip.gateway);
             NewRoute {
                 gateway: route.gw.or_else(from_address),
                 mtu: route.mtu,
@@ -160,8 +198,26 @@ fn add_route(inside: &Netlink, link: &Link, route: &NewRoute) -> Result<(), CniE
     Ok(())
 }
 
-/// CHECK of the interface: what it is called, its MAC and MTU, its addresses and routes.
+/// CHECK of the interface and of what is beside it: the tap of a VM, the routes of a container.
 pub(super) fn check(
+    call: &Call,
+    view: &View<'_>,
+    previous: &CniResult,
+    kind: &str,
+) -> Result<Link, CniError> {
+    let link = check_link(call, view, previous, kind)?;
+    if call.settings.tap.wanted {
+        let tap = pod_tap::name_beside(&call.settings.tap, &link.name);
+        let tap = pod_tap::check(call, view, &tap, Some(&link))?;
+        same(&format!("{}'s MTU", tap.name), &tap.mtu, &link.mtu)?;
+    } else {
+        check_routes(view, &link, previous)?;
+    }
+    Ok(link)
+}
+
+/// CHECK of the interface: what it is called, its MAC and MTU, its addresses.
+pub(super) fn check_link(
     call: &Call,
     view: &View<'_>,
     previous: &CniResult,
@@ -188,12 +244,12 @@ pub(super) fn check(
             return Err(changed(format!("{name} no longer has the address {}", ip.address)));
         }
     }
-    if call.settings.tap.wanted {
-        let tap = pod_tap::name_beside(&call.settings.tap, name);
-        let tap = pod_tap::check(call, view, &tap, Some(&link))?;
-        same(&format!("{}'s MTU", tap.name), &tap.mtu, &link.mtu)?;
-        return Ok(link);
-    }
+    Ok(link)
+}
+
+/// CHECK of a container's routes.
+pub(super) fn check_routes(view: &View<'_>, link: &Link, previous: &CniResult) -> Result<(), CniError> {
+    let name = &link.name;
     let present = view.inside.routes(RouteFilter { device: Some(link.index), ..RouteFilter::default() })?;
     for route in routes(previous) {
         let there = |other: &Route| {
@@ -205,7 +261,14 @@ pub(super) fn check(
             return Err(changed(format!("{name} no longer has the route to {}", route.dst)));
         }
     }
-    Ok(link)
+    Ok(())
+}
+
+/// CHECK of a link of the node: the MTU that its result says.
+pub(super) fn check_mtu(previous: &CniResult, link: &Link) -> Result<(), CniError> {
+    let made = previous.interfaces.iter().find(|made| made.sandbox.is_none() && made.name == link.name);
+    let mtu = made.and_then(|made| made.mtu);
+    mtu.map_or(Ok(()), |mtu| same(&format!("{}'s MTU", link.name), &link.mtu, &mtu))
 }
 
 /// The tap beside the interface, which CHECK has found in place.

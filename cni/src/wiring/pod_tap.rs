@@ -109,7 +109,7 @@ pub(super) fn join(site: &mut Site<'_>, nic: &Link, tap: &Link, ours: bool) -> R
     }
     if !ours {
         let ingress = !site.inside.has_ingress(nic.index)?;
-        site.journal.will(Step::PodRedirect { name: nic.name.clone(), ingress })?;
+        site.journal.will(Step::PodRedirect { name: nic.name.clone(), tap: tap.name.clone(), ingress })?;
     }
     // First what comes from the guest: until the NIC is redirected the pod's stack still has it.
     for (from, to) in [(tap, nic), (nic, tap)] {

@@ -8,13 +8,13 @@ use serde::Deserialize;
 
 use super::bridge::gateway::{first_host, forward};
 use super::pod_interface::{self, on_node, sysctl_if_there};
-use super::site::{Call, Site, View, changed, existing, same};
 use super::rules::{self, Wanted};
 use super::shaping::{self, Place};
+use super::site::{Call, Site, View, changed, existing, same};
 use super::{Wiring, pod_tap};
 use crate::ipam;
 use crate::journal::Step;
-use crate::netlink::{AddressOptions, Change, Link, Netlink, NetlinkError, NewRoute, RouteFilter, Scope};
+use crate::netlink::{AddressOptions, Change, Link, Netlink, NewRoute, RouteFilter, Scope, existing_ok};
 use crate::protocol::{CniError, CniResult, Code, Config};
 use crate::sysctl;
 use crate::tap;
@@ -64,14 +64,10 @@ impl Ptp {
                 scope: Some(Scope::Link),
                 ..NewRoute::new(ip.address.addr().into())
             };
-            site.host.add_route(&route).map_err(|error| match error {
-                NetlinkError::Exists { .. } => CniError::config(
-                    "ipam",
-                    ip.address.addr(),
-                    "the node has a route to this very address already",
-                ),
-                error => error.into(),
-            })?;
+            if !existing_ok(site.host.add_route(&route))? {
+                let why = "the node has a route to this very address already";
+                return Err(CniError::config("ipam", ip.address.addr(), why));
+            }
         }
         Ok(())
     }
@@ -123,6 +119,7 @@ impl Wiring for Ptp {
     fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
         let end = existing(view.host, &call.attachment.host_link(), "on the node")?;
         same(&format!("whether {} is up", end.name), &end.up, &true)?;
+        pod_interface::check_mtu(previous, &end)?;
         let inside = pod_interface::check(call, view, previous, "veth")?;
         same(&format!("the other end of {}", inside.name), &inside.parent, &Some(end.index))?;
         let tap = pod_interface::tap(call, view, &inside)?;
@@ -134,7 +131,10 @@ impl Wiring for Ptp {
             if !routes.iter().any(|route| route.dst == to) {
                 return Err(changed(format!("the node no longer has its route to {}", ip.address.addr())));
             }
-            if let Some(gateway) = ip.gateway.filter(|gateway| !addresses.iter().any(|address| address.network.addr() == *gateway)) {
+            if let Some(gateway) = ip
+                .gateway
+                .filter(|gateway| !addresses.iter().any(|address| address.network.addr() == *gateway))
+            {
                 return Err(changed(format!("{} no longer has the gateway's address {gateway}", end.name)));
             }
         }

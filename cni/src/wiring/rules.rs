@@ -37,7 +37,15 @@ pub(super) fn install(
         sysctl_if_there(&format!("net/ipv4/conf/{}/route_localnet", device.name), "1");
     }
     site.journal.will(Step::Rules)?;
-    Nft::open().and_then(|mut nft| nft.install(&call.attachment.id(), &rules)).map_err(|error| refused(&error))
+    Nft::open()
+        .and_then(|mut nft| {
+            nft.install(&call.attachment.id(), &rules)?;
+            // Clients that kept sending to the port would else stay with whoever had it before.
+            targets(call, result).map_or(Ok(()), |targets| {
+                targets.iter().try_for_each(|(ip, mappings)| nft.forget_udp(*ip, mappings).map(drop))
+            })
+        })
+        .map_err(|error| refused(&error))
 }
 
 /// CHECK of [`install`].
@@ -79,6 +87,14 @@ fn rules(call: &Call, wanted: Wanted<'_>, result: &CniResult) -> Result<Vec<Rule
     if let Some((port, mac)) = wanted.spoof_check {
         rules.push(nft::spoof_check(port, mac));
     }
+    for (ip, mappings) in targets(call, result)? {
+        rules.extend(nft::port_mappings(ip, &mappings));
+    }
+    Ok(rules)
+}
+
+/// The addresses that ports of the node lead to, with the mappings of each.
+fn targets(call: &Call, result: &CniResult) -> Result<Vec<(IpNet, Vec<nft::PortMapping>)>, CniError> {
     let mappings: Vec<nft::PortMapping> = call
         .config
         .port_mappings()?
@@ -95,25 +111,24 @@ fn rules(call: &Call, wanted: Wanted<'_>, result: &CniResult) -> Result<Vec<Rule
         })
         .collect();
     if mappings.is_empty() {
-        return Ok(rules);
+        return Ok(Vec::new());
     }
     if result.ips.is_empty() {
         let why = "there is no address to map them to: the attachment has no ipam";
         return Err(CniError::config("portMappings", mappings.len(), why));
     }
     // Of each family the first address, as with the reference plugin.
-    for v4 in [true, false] {
-        if let Some(ip) = result.ips.iter().find(|ip| ip.address.addr().is_ipv4() == v4) {
-            let of_family = |mapping: &&nft::PortMapping| mapping.host_ip.is_none_or(|host| host.is_ipv4() == v4);
-            let mappings: Vec<_> = mappings.iter().filter(of_family).cloned().collect();
-            rules.extend(nft::port_mappings(ip.address, &mappings));
-        }
-    }
-    Ok(rules)
+    let of_family = |v4: bool| {
+        let ip = result.ips.iter().find(|ip| ip.address.addr().is_ipv4() == v4)?;
+        let fits = |mapping: &&nft::PortMapping| mapping.host_ip.is_none_or(|host| host.is_ipv4() == v4);
+        Some((ip.address, mappings.iter().filter(fits).copied().collect()))
+    };
+    Ok([true, false].into_iter().filter_map(of_family).collect())
 }
 
 fn refused(error: &nft::NftError) -> CniError {
-    let code = if matches!(error, nft::NftError::Unavailable { .. }) { Code::NotAvailable } else { Code::Internal };
+    let code =
+        if matches!(error, nft::NftError::Unavailable { .. }) { Code::NotAvailable } else { Code::Internal };
     let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     CniError::new(code, format!("{error}{source}"))
 }

@@ -37,6 +37,8 @@ pub struct Settings {
     /// Bytes. `None`: that of the link beneath.
     pub mtu: Option<u32>,
     pub tap: TapSettings,
+    /// A container's IPv6 addresses are used only once nobody else is found to have them (RFC 4862 section 5.4).
+    pub detect_duplicates: bool,
     pub state_directory: PathBuf,
 }
 
@@ -65,6 +67,8 @@ struct Keys {
     disabled: bool,
     #[serde(rename = "tapname")]
     tap_name: Option<String>,
+    #[serde(rename = "enabledad", default)]
+    detect_duplicates: bool,
     #[serde(rename = "multiqueue", default)]
     multi_queue: bool,
     owner: Option<u32>,
@@ -98,6 +102,7 @@ impl Settings {
                 group: keys.group.unwrap_or(QEMU),
                 selinux_context: keys.selinux_context.filter(|context| !context.is_empty()),
             },
+            detect_duplicates: keys.detect_duplicates,
             state_directory,
         })
     }
@@ -147,7 +152,9 @@ impl Mode {
     fn taps(self, key: Option<bool>) -> Result<bool, CniError> {
         let refused = |value, why| Err(CniError::config("tap", value, why));
         match (self, key) {
-            (Self::Macvlan, Some(true)) => refused(true, "a macvlan is for containers; mode macvtap is for VMs"),
+            (Self::Macvlan, Some(true)) => {
+                refused(true, "a macvlan is for containers; mode macvtap is for VMs")
+            }
             (Self::Macvlan | Self::Macvtap | Self::Passt, _) => Ok(false),
             (Self::Tap | Self::None, Some(false)) => refused(false, "this mode makes nothing but a tap"),
             (_, key) => Ok(key.unwrap_or(true)),
@@ -186,7 +193,7 @@ fn mtu(value: i64) -> Result<Option<u32>, CniError> {
 }
 
 /// Checks the name of a link that `key` gives.
-pub fn interface_name(key: &str, name: &str) -> Result<(), CniError> {
+pub(super) fn interface_name(key: &str, name: &str) -> Result<(), CniError> {
     let refused = |why| Err(CniError::config(key, format!("{name:?}"), why));
     if name.len() > LONGEST_NAME {
         return refused("longer than the 15 characters that a link's name may have");

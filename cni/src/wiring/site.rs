@@ -47,24 +47,25 @@ impl Call {
 
     /// The alias that marks links as this attachment's.
     pub fn alias(&self) -> String {
-        format!("sluice:{}", self.attachment.id())
+        self.attachment.alias()
     }
 }
 
 impl Site<'_> {
     /// Writes a sysctl inside the pod.
     pub fn sysctl(&self, path: &str, value: &str) -> Result<(), CniError> {
-        in_pod(self.pod, || sysctl::write(path, value))?.map_err(|error| CniError::internal(error.to_string()))
+        in_pod(self.pod, || sysctl::write(path, value))?
+            .map_err(|error| CniError::internal(error.to_string()))
     }
 }
 
 /// Runs `work` inside the pod's namespace.
-pub fn in_pod<T>(pod: &Namespace, work: impl FnOnce() -> T) -> Result<T, CniError> {
+pub(super) fn in_pod<T>(pod: &Namespace, work: impl FnOnce() -> T) -> Result<T, CniError> {
     pod.run(work).map_err(|error| CniError::io("entering CNI_NETNS", error))
 }
 
 /// The link of this name, which CHECK expects where `place` says.
-pub fn existing(netlink: &Netlink, name: &str, place: &str) -> Result<Link, CniError> {
+pub(super) fn existing(netlink: &Netlink, name: &str, place: &str) -> Result<Link, CniError> {
     netlink.link(name)?.ok_or_else(|| changed(format!("link {name} is no longer {place}")))
 }
 
@@ -74,6 +75,6 @@ pub fn changed(what: impl Into<String>) -> CniError {
 }
 
 /// CHECK's comparison of one property.
-pub fn same<T: PartialEq + std::fmt::Debug>(what: &str, is: &T, was: &T) -> Result<(), CniError> {
+pub(super) fn same<T: PartialEq + std::fmt::Debug>(what: &str, is: &T, was: &T) -> Result<(), CniError> {
     if is == was { Ok(()) } else { Err(changed(format!("{what} is {is:?}, was made {was:?}"))) }
 }

@@ -87,7 +87,12 @@ impl Wiring for Tap {
 
     fn check(&self, call: &Call, view: &View<'_>, _previous: &CniResult) -> Result<(), CniError> {
         let recorded = |wanted: fn(&Step) -> Option<&String>| {
-            view.entry.steps.iter().find_map(wanted).cloned().ok_or_else(|| changed("the record of ADD is not whole"))
+            view.entry
+                .steps
+                .iter()
+                .find_map(wanted)
+                .cloned()
+                .ok_or_else(|| changed("the record of ADD is not whole"))
         };
         let tap = recorded(|step| if let Step::PodLink { name } = step { Some(name) } else { None })?;
         let nic = recorded(|step| if let Step::PodRedirect { name, .. } = step { Some(name) } else { None })?;

@@ -1,6 +1,7 @@
 //! Links made, changed and removed.
 
 use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 use sluice_cni::netlink::{
@@ -8,7 +9,7 @@ use sluice_cni::netlink::{
 };
 use sluice_cni::protocol::MacAddress;
 
-use crate::lab::{enter_new_namespace, ip_link, link, other_namespace};
+use crate::lab::{enter_new_namespace, ip_link, link, other_namespace, up};
 
 fn mac(text: &str) -> MacAddress {
     text.parse().unwrap()
@@ -145,6 +146,44 @@ fn mtu_above_the_uplinks_is_refused_without_a_reason() {
 }
 
 #[test]
+fn link_in_the_pod_is_up_from_the_beginning_and_has_its_uplinks_carrier() {
+    let host = enter_new_namespace();
+    let pod = other_namespace();
+    let inside = Netlink::within(&pod).unwrap();
+    host.create(&veth("uplink", "far")).unwrap();
+    let mut new = NewLink::new("net1", Kind::Macvtap { mode: MacvlanMode::Bridge });
+    new.parent = Some(link(&host, "uplink").index);
+    new.namespace = Some(pod.as_fd());
+    new.up = true;
+    host.create(&new).unwrap();
+    let made = link(&inside, "net1");
+    assert_eq!((made.up, made.carrier), (true, false));
+    assert!(inside.delete("net1").unwrap());
+    up(&host, "uplink");
+    up(&host, "far");
+    host.create(&new).unwrap();
+    let made = link(&inside, "net1");
+    assert_eq!((made.up, made.carrier), (true, true));
+}
+
+#[test]
+fn vxlan_in_the_pod_is_carried_by_the_hosts_link() {
+    let host = enter_new_namespace();
+    let pod = other_namespace();
+    host.create(&veth("uplink", "far")).unwrap();
+    let settings =
+        Vxlan { vni: 5, port: 4789, local: None, remote: None, learning: true, proxy: false, ttl: 0 };
+    let mut new = NewLink::new("net1", Kind::Vxlan(settings.clone()));
+    let uplink = link(&host, "uplink").index;
+    new.parent = Some(uplink);
+    new.namespace = Some(pod.as_fd());
+    host.create(&new).unwrap();
+    let made = link(&Netlink::within(&pod).unwrap(), "net1");
+    assert_eq!(made.details, Details::Vxlan { settings, device: Some(uplink) });
+    assert!(made.parent_elsewhere);
+}
+
+#[test]
 fn passthru_takes_its_uplink_for_itself() {
     let host = enter_new_namespace();
     host.create(&veth("uplink", "far")).unwrap();
@@ -235,6 +274,7 @@ fn changes_read_back() {
         tx_queue_len: Some(12),
         promiscuous: Some(true),
         all_multicast: Some(true),
+        arp: Some(true),
     };
     netlink.change(index, &change).unwrap();
     let read = netlink.link_at(index).unwrap().unwrap();
@@ -268,6 +308,31 @@ fn hundreds_of_links_are_all_listed() {
     assert_eq!(links.iter().filter(|link| link.kind.as_deref() == Some("ifb")).count(), 300);
     let loopback = links.iter().find(|link| link.loopback).unwrap();
     assert_eq!((loopback.name.as_str(), loopback.mac, loopback.kind.clone()), ("lo", None, None));
+}
+
+#[test]
+fn list_is_whole_while_another_program_makes_links() {
+    let netlink = enter_new_namespace();
+    for number in 0..200 {
+        netlink.create(&NewLink::new(format!("ifb{number}"), Kind::Ifb)).unwrap();
+    }
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // It inherits the namespace.
+        scope.spawn(|| {
+            let other = Netlink::open().unwrap();
+            while !done.load(Ordering::Relaxed) {
+                other.create(&NewLink::new("passing", Kind::Ifb)).unwrap();
+                assert!(other.delete("passing").unwrap());
+            }
+        });
+        let lists: Vec<_> = (0..50).map(|_| netlink.links()).collect();
+        done.store(true, Ordering::Relaxed);
+        for list in lists {
+            let steady = list.unwrap().into_iter().filter(|link| link.name.starts_with("ifb"));
+            assert_eq!(steady.count(), 200);
+        }
+    });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde_json::json;
 use sluice_cni::netlink::{
     AddressOptions, Family, Kind, Neighbour, Netlink, NewLink, NewRoute, Peer, Route, RouteFilter, RouteKind,
-    Rule, Scope, TABLE_MAIN,
+    Rule, Scope, TABLE_LOCAL, TABLE_MAIN,
 };
 use sluice_cni::protocol::MacAddress;
 
@@ -62,6 +62,15 @@ fn addresses_read_back() {
     assert!(netlink.delete_address(index, net("fd00::5/64")).unwrap());
     assert!(!netlink.delete_address(index, net("fd00::5/64")).unwrap());
     assert!(!netlink.delete_address(4000, net("10.1.0.5/24")).unwrap());
+}
+
+#[test]
+fn address_is_tentative_until_nobody_else_has_it() {
+    let (netlink, index) = link_up();
+    netlink.add_address(index, net("fd00::5/64"), AddressOptions::default()).unwrap();
+    let all = netlink.addresses(Some(index)).unwrap();
+    let read = all.iter().find(|read| read.network == net("fd00::5/64")).unwrap();
+    assert!(read.tentative && !read.duplicate, "{read:?}");
 }
 
 #[test]
@@ -125,6 +134,26 @@ fn routes_read_back() {
         assert!(!netlink.delete_route(&new).unwrap(), "{new:?}");
         assert_eq!(find(), None);
     }
+}
+
+#[test]
+fn routes_of_other_programs_are_read() {
+    let (netlink, index) = link_up();
+    let options = AddressOptions { no_dad: true, ..AddressOptions::default() };
+    netlink.add_address(index, net("10.1.0.5/24"), options).unwrap();
+    lab::run("ip route add 10.5.0.0/16 nexthop via 10.1.0.1 dev a nexthop via 10.1.0.2 dev a weight 2");
+    lab::run("ip route add blackhole 10.4.0.0/16 proto 77");
+    lab::run("ip route add 10.3.0.0/16 via 10.1.0.1 window 1000 rtt 5 congctl cubic initcwnd 20");
+    let filter = RouteFilter { family: Some(Family::V4), table: Some(TABLE_MAIN), device: None };
+    let routes = netlink.routes(filter).unwrap();
+    let find = |dst: &str| routes.iter().find(|route| route.dst == net(dst)).unwrap();
+    let several = find("10.5.0.0/16");
+    assert_eq!((several.gateway, several.device), (Some(ip("10.1.0.1")), Some(index)));
+    let hole = find("10.4.0.0/16");
+    assert_eq!((hole.kind, hole.protocol, hole.device), (RouteKind::Blackhole, 77, None));
+    assert_eq!(find("10.3.0.0/16").mtu, None);
+    let local = netlink.routes(RouteFilter { table: Some(TABLE_LOCAL), ..filter }).unwrap();
+    assert!(local.iter().any(|route| route.dst == net("10.1.0.5/32") && route.kind == RouteKind::Local));
 }
 
 fn wanted_table(new: &NewRoute) -> u32 {

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use sluice_cni::netlink::{Kind, Netlink, NewLink, NewTbf, Peer, Tbf};
 use sluice_cni::tap::{self, NewTap};
 
@@ -45,11 +46,11 @@ fn redirect_is_as_tc_makes_it() {
     netlink.redirect_all(index("ifb7"), index("ifb8")).unwrap();
     run("tc qdisc add dev ifb9 ingress");
     run(
-        "tc filter add dev ifb9 parent ffff: protocol all u32 match u8 0 0 action mirred egress redirect dev ifb8",
+        "tc filter add dev ifb9 ingress protocol all u32 match u8 0 0 action mirred egress redirect dev ifb8",
     );
     assert_eq!(netlink.redirects(index("ifb9")).unwrap(), [index("ifb8")]);
-    let ours = json("tc -j filter show dev ifb7 parent ffff:").to_string();
-    let theirs = json("tc -j filter show dev ifb9 parent ffff:").to_string();
+    let ours = json("tc -j filter show dev ifb7 ingress").to_string();
+    let theirs = json("tc -j filter show dev ifb9 ingress").to_string();
     let unnumbered = |text: &str| {
         let mut text = text.to_owned();
         for number in 1..4 {
@@ -58,6 +59,44 @@ fn redirect_is_as_tc_makes_it() {
         text
     };
     assert_eq!(unnumbered(&ours), unnumbered(&theirs));
+}
+
+#[test]
+fn last_redirect_is_asked_first_and_each_is_removed_alone() {
+    let netlink = enter_new_namespace();
+    for name in ["ifb6", "ifb7", "ifb8"] {
+        netlink.create(&NewLink::new(name, Kind::Ifb)).unwrap();
+    }
+    let index = |name| link(&netlink, name).index;
+    let (from, first, second) = (index("ifb6"), index("ifb7"), index("ifb8"));
+    assert!(!netlink.delete_redirect(from, first).unwrap());
+    netlink.add_ingress(from).unwrap();
+    netlink.redirect_all(from, first).unwrap();
+    netlink.redirect_all(from, second).unwrap();
+    assert_eq!(netlink.redirects(from).unwrap(), [second, first]);
+    assert!(netlink.delete_redirect(from, second).unwrap());
+    assert!(!netlink.delete_redirect(from, second).unwrap());
+    assert_eq!(netlink.redirects(from).unwrap(), [first]);
+}
+
+#[test]
+fn clsact_of_another_program_serves_and_stays() {
+    let netlink = enter_new_namespace();
+    netlink.create(&NewLink::new("ifb7", Kind::Ifb)).unwrap();
+    run("tc qdisc add dev ifb7 clsact");
+    run(
+        "tc filter add dev ifb7 ingress protocol ip prio 7 u32 match u8 0 0 action mirred egress mirror dev ifb7",
+    );
+    let index = link(&netlink, "ifb7").index;
+    assert!(netlink.has_ingress(index).unwrap());
+    assert!(netlink.add_ingress(index).unwrap_err().is_existing());
+    netlink.redirect_all(index, 1).unwrap();
+    assert_eq!(netlink.redirects(index).unwrap(), [1]);
+    assert!(netlink.delete_redirect(index, 1).unwrap());
+    assert_eq!(netlink.redirects(index).unwrap(), [0; 0]);
+    assert!(!netlink.delete_ingress(index).unwrap());
+    assert_eq!(json("tc -j qdisc show dev ifb7 clsact")[0]["kind"], "clsact");
+    assert_eq!(json("tc -j filter show dev ifb7 ingress")[0]["pref"], 7);
 }
 
 #[test]
@@ -72,7 +111,14 @@ fn filter_that_chooses_is_no_redirect_of_all() {
     run(&format!("{filter} protocol all u32 match u8 1 0xff at 0 action mirred egress redirect dev ifb8"));
     run(&format!("{filter} protocol all u32 match u8 0 0 action mirred egress mirror dev ifb8"));
     run(&format!("{filter} protocol all u32 match u8 0 0 action mirred ingress redirect dev ifb8"));
-    assert_eq!(netlink.redirects(link(&netlink, "ifb7").index).unwrap(), [0; 0]);
+    let (from, to) = (link(&netlink, "ifb7").index, link(&netlink, "ifb8").index);
+    assert_eq!(netlink.redirects(from).unwrap(), [0; 0]);
+    assert!(!netlink.delete_redirect(from, to).unwrap());
+    // As other programs write it, with the discipline's handle for a place.
+    run(&format!("{filter} protocol all u32 match u8 0 0 action mirred egress redirect dev ifb8"));
+    assert_eq!(netlink.redirects(from).unwrap(), [to]);
+    assert!(netlink.delete_redirect(from, to).unwrap());
+    assert_eq!(netlink.redirects(from).unwrap(), [0; 0]);
 }
 
 #[test]
@@ -97,19 +143,23 @@ fn frames_of_every_protocol_cross_between_tap_and_veth() {
         netlink.add_ingress(from).unwrap();
         netlink.redirect_all(from, to).unwrap();
     }
-    let mut guest = attach("tap0", libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR).unwrap();
+    let guest = attach("tap0", libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR).unwrap();
     let far = packet_socket(&netlink, "far");
     // ARP, IPv4, IPv6, LLDP, an 802.1Q tag, and one that nobody knows.
     for protocol in [0x0806_u16, 0x0800, 0x86dd, 0x88cc, 0x8100, 0x88b5] {
         let frame = frame(protocol);
         let with_header: Vec<u8> = [[0; 10].as_slice(), &frame].concat();
-        guest.write_all(&with_header).unwrap();
-        received(&far, "from the tap", protocol, |buffer| {
-            rustix::net::recv(&far, buffer, rustix::net::RecvFlags::empty()).unwrap().1
-        });
-        rustix::net::send(&far, &frame, rustix::net::SendFlags::empty()).unwrap();
-        let mut reader: &File = &guest;
-        received(&guest, "to the tap", protocol, |buffer| reader.read(buffer).unwrap());
+        let (mut writer, mut reader): (&File, &File) = (&guest, &guest);
+        let crossing = Crossing { what: "from the tap", protocol, to: far.as_fd() };
+        crossing.wait(
+            || writer.write_all(&with_header).unwrap(),
+            |buffer| recv(&far, buffer, RecvFlags::empty()).unwrap().1,
+        );
+        let crossing = Crossing { what: "to the tap", protocol, to: guest.as_fd() };
+        crossing.wait(
+            || assert_eq!(send(&far, &frame, SendFlags::empty()).unwrap(), frame.len()),
+            |buffer| reader.read(buffer).unwrap(),
+        );
     }
 }
 
@@ -117,28 +167,44 @@ fn frames_of_every_protocol_cross_between_tap_and_veth() {
 fn frame(protocol: u16) -> Vec<u8> {
     let mut frame = vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1];
     frame.extend(protocol.to_be_bytes());
-    frame.extend([0xa5; 86]);
+    frame.extend([filler(protocol); FILLER + 6]);
     frame
 }
 
-/// Waits for a frame of ours, passing over the kernel's own.
-fn received(file: impl AsFd, what: &str, protocol: u16, mut read: impl FnMut(&mut [u8]) -> usize) {
-    let mut buffer = [0; 2048];
-    let deadline = std::time::Instant::now() + Duration::from_secs(5);
-    while std::time::Instant::now() < deadline {
-        let mut ready = [PollFd::new(&file, PollFlags::IN)];
-        let wait = Timespec { tv_sec: 1, tv_nsec: 0 };
-        if poll(&mut ready, Some(&wait)).unwrap() == 0 {
-            continue;
-        }
-        let length = read(&mut buffer);
-        // The tag of a frame is taken off before a packet socket sees it.
-        if length >= 80 && buffer[..length].ends_with(&[0xa5; 80]) {
-            return;
-        }
-    }
-    panic!("no frame of protocol {protocol:#06x} {what}");
+/// A frame's way from one end to the other.
+struct Crossing<'a> {
+    what: &'a str,
+    protocol: u16,
+    to: BorrowedFd<'a>,
 }
+
+impl Crossing<'_> {
+    /// Sends a frame until it arrives, passing over the kernel's own: for a moment after its carrier appears, a link
+    /// has no queue yet, and loses what is sent.
+    fn wait(&self, mut send: impl FnMut(), mut receive: impl FnMut(&mut [u8]) -> usize) {
+        let mut buffer = [0; 2048];
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            send();
+            let wait = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+            while poll(&mut [PollFd::new(&self.to, PollFlags::IN)], Some(&wait)).unwrap() > 0 {
+                let length = receive(&mut buffer);
+                // Neither the virtio header nor an 802.1Q tag, which a packet socket does not see, is compared.
+                if length >= FILLER && buffer[..length].ends_with(&[filler(self.protocol); FILLER]) {
+                    return;
+                }
+            }
+        }
+        panic!("no frame of protocol {:#06x} {}", self.protocol, self.what);
+    }
+}
+
+/// Different for each protocol, so that a frame sent twice is not taken for the next.
+fn filler(protocol: u16) -> u8 {
+    0xa0 | u8::try_from(protocol % 13).unwrap()
+}
+
+const FILLER: usize = 80;
 
 fn packet_socket(netlink: &Netlink, name: &str) -> OwnedFd {
     use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::plug;
+use super::{plug, plugin_calls, wire};
 use crate::lab::{Child, Lab, Namespace, POD_V4, SERVER_V4, Variant, binary, wait_for};
 use crate::traffic::{Role, drive};
 use crate::vm::Vm;
@@ -52,6 +52,29 @@ pub(super) enum Contender {
     Ours(Guest),
     /// A lab for a sidecar, which carries nothing for a guest.
     Sidecar,
+    /// A lab for a CNI plugin's calls, likewise.
+    Plugin(Maker),
+    /// No translator: the guest is on the pod's network itself.
+    Wired(Wire),
+}
+
+/// Whose CNI plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Maker {
+    /// Debian's containernetworking-plugins.
+    Reference,
+    Ours,
+}
+
+/// How frames get from the pod's NIC to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wire {
+    /// Not at all: the pod itself is the guest, at its end of the veth pair.
+    Veth,
+    /// A bridge in the pod with the NIC and a tap, as KubeVirt's bridge binding makes it.
+    Bridge,
+    /// Mode `tap` of our CNI plugin.
+    Redirect,
 }
 
 /// The translators' binaries.
@@ -75,6 +98,10 @@ pub(super) struct Running {
     pub(super) translator: PathBuf,
     /// Resident memory before the first connection, in MiB.
     pub(super) resident_mib_at_start: Option<f64>,
+    /// Whose plugin is called.
+    maker: Option<Maker>,
+    /// Where the guest's programs run, unless it is a VM.
+    guest: Namespace,
     /// The guest, if it is not a namespace.
     vm: Option<RefCell<Vm>>,
     /// Servers, and the cable.
@@ -94,6 +121,11 @@ impl Contender {
             Self::Ours(Guest::Cable) => "passt-rs, vhost-user",
             Self::Ours(Guest::Vm) => "passt-rs, VM",
             Self::Sidecar => "sidecar",
+            Self::Plugin(Maker::Reference) => "reference plugin",
+            Self::Plugin(Maker::Ours) => "sluice-cni",
+            Self::Wired(Wire::Veth) => "pod on its veth",
+            Self::Wired(Wire::Bridge) => "bridge in the pod",
+            Self::Wired(Wire::Redirect) => "mode tap",
         }
     }
 
@@ -107,6 +139,11 @@ impl Contender {
             Self::Ours(Guest::Cable) => "vhost-user",
             Self::Ours(Guest::Vm) => "VM",
             Self::Sidecar => "sidecar",
+            Self::Plugin(Maker::Reference) => "reference",
+            Self::Plugin(Maker::Ours) => "ours",
+            Self::Wired(Wire::Veth) => "veth",
+            Self::Wired(Wire::Bridge) => "bridge",
+            Self::Wired(Wire::Redirect) => "tap",
         }
     }
 
@@ -121,20 +158,31 @@ impl Contender {
             Self::Peer(Guest::Cable | Guest::Vm) if !knows_vhost_user(programs.peer) => {
                 Some("has no --vhost-user")
             }
-            Self::KernelNat | Self::Relay | Self::Peer(_) | Self::Ours(_) | Self::Sidecar => None,
+            Self::Plugin(Maker::Reference) if !Path::new(plugin_calls::REFERENCE).exists() => {
+                Some("not installed")
+            }
+            Self::KernelNat
+            | Self::Relay
+            | Self::Peer(_)
+            | Self::Ours(_)
+            | Self::Sidecar
+            | Self::Plugin(_)
+            | Self::Wired(_) => None,
         }
     }
 
     /// Builds a lab whose pod network and guest have this MTU, and starts there.
     pub(super) fn start(self, programs: &Programs<'_>, mtu: u32) -> anyhow::Result<Running> {
         let lab = Lab::new(Variant::Mtu(mtu))?;
-        let carries = self != Self::Sidecar;
+        let carries = !matches!(self, Self::Sidecar | Self::Plugin(_));
+        // The pod itself is the guest of a wire that is none.
+        let guest = if self == Self::Wired(Wire::Veth) { lab.pod() } else { lab.guest() }.clone();
         let mut others = Vec::new();
         if carries {
             others.push(drive::serve(&lab, lab.world(), &lab.servers())?);
         }
         if carries && !self.is_emulated() {
-            others.push(drive::serve(&lab, lab.guest(), &[])?);
+            others.push(drive::serve(&lab, &guest, &[])?);
         }
         let mut outbound = SERVER_V4;
         let mut vm = None;
@@ -158,7 +206,11 @@ impl Contender {
                 }
                 Some(process)
             }
-            Self::Sidecar => None,
+            Self::Wired(wire) => {
+                others.extend(wire::connect(&lab, wire, mtu)?);
+                None
+            }
+            Self::Sidecar | Self::Plugin(_) => None,
         };
         let resident_mib_at_start =
             process.as_ref().map(|process| super::process::resident_mib(process.pid())).transpose()?;
@@ -169,6 +221,8 @@ impl Contender {
             process,
             translator: programs.ours.to_owned(),
             resident_mib_at_start,
+            maker: if let Self::Plugin(maker) = self { Some(maker) } else { None },
+            guest,
             vm,
             _others: others,
         };
@@ -189,7 +243,15 @@ impl Contender {
         let (path, name) = match (self, guest) {
             (Self::Peer(_), Guest::Tap) => (programs.peer, "pasta"),
             (Self::Peer(_), Guest::Cable | Guest::Vm) => (programs.peer, "passt"),
-            (Self::Ours(_) | Self::KernelNat | Self::Relay | Self::Sidecar, _) => (programs.ours, "passt-rs"),
+            (
+                Self::Ours(_)
+                | Self::KernelNat
+                | Self::Relay
+                | Self::Sidecar
+                | Self::Plugin(_)
+                | Self::Wired(_),
+                _,
+            ) => (programs.ours, "passt-rs"),
         };
         let path = path.canonicalize().with_context(|| format!("no program {}", path.display()))?;
         // passt looks at the name it was started by.
@@ -214,11 +276,15 @@ impl Contender {
 }
 
 impl Running {
+    pub(super) fn maker(&self) -> Option<Maker> {
+        self.maker
+    }
+
     /// Runs a command of the traffic tool in the guest; its result.
     pub(super) fn run_in_guest(&self, line: &str) -> anyhow::Result<Value> {
         match &self.vm {
             Some(vm) => plug::run_traffic(&mut *vm.try_borrow_mut()?, line),
-            None => drive::run(self.lab.guest(), line),
+            None => drive::run(&self.guest, line),
         }
     }
 

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 use super::contender::{Contender, Running};
+use super::plugin_calls::Attachment;
 use super::{life, process};
 use crate::lab::Child;
 use crate::traffic::Role;
@@ -68,6 +69,8 @@ pub(super) enum Probe {
     Ping,
     /// A sidecar's, from start to end.
     Life,
+    /// Calls of a CNI plugin.
+    Attachment(Attachment),
 }
 
 /// Numbers by name, as the table asks for them.
@@ -85,13 +88,14 @@ impl Probe {
             | Self::Hold { .. }
             | Self::Idle { .. }
             | Self::Ping
-            | Self::Life => 1500,
+            | Self::Life
+            | Self::Attachment(_) => 1500,
         }
     }
 
     /// Whether it needs a contender that has carried nothing before.
     pub(super) const fn wants_fresh_start(self) -> bool {
-        matches!(self, Self::Start | Self::Hold { .. } | Self::Idle { .. } | Self::Life)
+        matches!(self, Self::Start | Self::Hold { .. } | Self::Idle { .. } | Self::Life | Self::Attachment(_))
     }
 
     pub(super) fn id(self) -> String {
@@ -112,6 +116,7 @@ impl Probe {
             Self::Idle { count } => format!("idle-{count}"),
             Self::Ping => "ping".to_owned(),
             Self::Life => "life".to_owned(),
+            Self::Attachment(attachment) => attachment.id().to_owned(),
         }
     }
 
@@ -119,6 +124,7 @@ impl Probe {
     pub(super) fn cannot(self, contender: Contender) -> Option<&'static str> {
         match (self, contender) {
             (Self::Start | Self::Idle { .. }, Contender::KernelNat) => Some("no process"),
+            (Self::Attachment(attachment), Contender::Plugin(maker)) => attachment.cannot(maker),
             (Self::UdpRr | Self::UdpStream { .. }, Contender::Relay) => Some("relays TCP only"),
             (Self::Hold { .. } | Self::Idle { .. }, Contender::Relay)
             | (Self::Idle { .. }, Contender::Peer(_)) => {
@@ -134,12 +140,15 @@ impl Probe {
                 | Self::Hold { .. }
                 | Self::Idle { .. }
                 | Self::Ping
-                | Self::Life,
+                | Self::Life
+                | Self::Attachment(_),
                 Contender::KernelNat
                 | Contender::Relay
                 | Contender::Peer(_)
                 | Contender::Ours(_)
-                | Contender::Sidecar,
+                | Contender::Sidecar
+                | Contender::Plugin(_)
+                | Contender::Wired(_),
             ) => None,
         }
     }
@@ -162,6 +171,7 @@ impl Probe {
             Self::Idle { count } => idle(running, count, seconds),
             Self::Ping => ping(running, seconds),
             Self::Life => life::live(running),
+            Self::Attachment(attachment) => attachment.measure(running),
         }
     }
 }

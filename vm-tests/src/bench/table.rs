@@ -3,6 +3,7 @@
 
 mod vhost_user;
 mod sidecar;
+mod cni;
 
 use std::collections::BTreeMap;
 
@@ -188,7 +189,14 @@ pub(super) fn tables() -> Vec<Table> {
         columns: Columns::Contenders,
         lines,
     };
-    vec![on_a_tap, vhost_user::native(), vhost_user::emulated(), sidecar::sidecar()]
+    vec![
+        on_a_tap,
+        vhost_user::native(),
+        vhost_user::emulated(),
+        sidecar::sidecar(),
+        cni::wired(),
+        cni::calls(),
+    ]
 }
 
 fn stream_lines() -> Vec<Line> {
@@ -319,6 +327,6 @@ mod tests {
                 !table.lines.is_empty()
             })
             .collect();
-        assert_eq!(kept, [false, true, true, false]);
+        assert_eq!(kept, [false, true, true, false, false, false]);
     }
 }

@@ -9,7 +9,7 @@ const USAGE: &str = "usage: bench [OPTIONS]
   --peer PATH         passt to compare with (default: the one in PATH)
   --passt-rs PATH     passt-rs to measure (default: beside this program)
   --rows TEXT         only rows whose name contains TEXT, such as stream-out-1500-1, rr, crr, udp, start, hold,
-                      vhost, vhost-vm, sidecar
+                      vhost, vhost-vm, sidecar, wired, cni
   --seconds S         of each run (default 3)
   --repetitions N     of each run, contenders in turn (default 5)
   --quick             one run of half a second

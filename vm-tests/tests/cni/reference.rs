@@ -168,3 +168,46 @@ fn a_failed_add_is_undone_and_its_error_is_the_plugins() -> anyhow::Result<()> {
     // ptp lets the node forward, and does not put that back.
     node.comes_back_to(&before, &[], &[Allowed { pattern: "forward", why: "ptp's" }])
 }
+
+#[test]
+fn a_picture_has_what_vms_are_wired_with() -> anyhow::Result<()> {
+    let node = Node::new(1)?;
+    node.pod(0)?.ip(
+        "link add eth0 type veth peer name far\nlink set eth0 up\nlink set far up\n\
+         tuntap add mode tap name tap0 user 107 group 107 vnet_hdr multi_queue\n\
+         link add ovl type vxlan id 77 dstport 4789 local 192.0.2.1\n\
+         neigh add proxy 10.0.0.9 dev eth0\nneigh add 10.0.0.8 lladdr 02:00:00:00:00:08 dev eth0 nud permanent\n\
+         rule add from 10.0.0.9 table 100\n",
+    )?;
+    for command in [
+        "qdisc add dev eth0 ingress",
+        "filter add dev eth0 parent ffff: protocol all u32 match u32 0 0 action mirred egress redirect dev tap0",
+    ] {
+        let status = node.pod(0)?.command("tc").args(command.split(' ')).status()?;
+        ensure!(status.success(), "tc {command}: {status}");
+    }
+    node.pod(0)?
+        .nft("add table bridge spoof { chain in { type filter hook prerouting priority -300; }; }")?;
+    let picture = node.snapshot(&[])?;
+    let wanted = [
+        "pod0/link/tap0/linkinfo/info_data/group = 107",
+        "pod0/link/tap0/linkinfo/info_data/multi_queue = true",
+        "pod0/link/tap0/linkinfo/info_data/vnet_hdr = true",
+        "pod0/link/ovl/linkinfo/info_data/id = 77",
+        "pod0/sysctl ipv4/conf/eth0/proxy_arp = 0",
+    ];
+    for line in wanted {
+        ensure!(picture.lines().iter().any(|found| found == line), "no {line} in {:#?}", picture.lines());
+    }
+    for (table, part) in [
+        ("pod0/filter", "\"to_dev\":\"tap0\""),
+        ("pod0/proxy4", "10.0.0.9"),
+        ("pod0/neighbour", "02:00:00:00:00:08"),
+        ("pod0/rule4", "10.0.0.9"),
+        ("pod0/nft", "prerouting"),
+    ] {
+        let found = picture.lines().iter().any(|line| line.starts_with(table) && line.contains(part));
+        ensure!(found, "no {part} of {table} in {:#?}", picture.lines());
+    }
+    Ok(())
+}

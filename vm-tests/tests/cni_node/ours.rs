@@ -49,7 +49,7 @@ fn containers_of_a_vlan(stage: &mut Stage) -> Result<()> {
         };
         ensure!(kinds(&theirs) == kinds(&ours), "{theirs}\n{ours}");
         let (theirs, ours) = (vlans(stage, &theirs)?, vlans(stage, &ours)?);
-        ensure!(theirs == ours, "{theirs} and {ours}");
+        ensure!(without_default(&theirs) == ours, "{theirs} and {ours}");
         stage.reaches("a", "10.1.0.2")?;
         stage.does_not_reach("b", "10.1.0.3")?;
         stage.call("CHECK", "b", &with_previous(&same, stage.result("b")?))?;
@@ -89,8 +89,9 @@ fn trunk(stage: &mut Stage) -> Result<()> {
     };
     stage.with_pods(&["a", "vm", "p100", "p101", "p200", "p300"], |stage| {
         let result = stage.add("a", &trunk)?;
-        let vlans = vlans(stage, &result)?.to_string();
-        ensure!(vlans.contains("\"vlan\":1,") && vlans.contains("\"vlan\":200"), "{vlans}");
+        let vlans = vlans(stage, &result)?;
+        let default = json!({ "vlan": 1, "flags": ["PVID", "Egress Untagged"] });
+        ensure!(vlans == json!([default, { "vlan": 100 }, { "vlan": 101 }, { "vlan": 200 }]), "{vlans}");
         stage.plug("a", TAP, "vm", MTU)?;
         for (peer, vlan) in peers {
             stage.add(peer, &of(vlan))?;
@@ -232,6 +233,13 @@ fn port(result: &Value) -> Result<&str> {
         .pointer("/interfaces/1/name")
         .and_then(Value::as_str)
         .with_context(|| format!("no port in {result}"))
+}
+
+/// Older reference plugins leave a port in VLAN 1, into which frames of others then leak; newer ones and ours do not,
+/// unless `preserveDefaultVlan` says so.
+fn without_default(vlans: &Value) -> Value {
+    let vlans = vlans.as_array().map(Vec::as_slice).unwrap_or_default();
+    vlans.iter().filter(|vlan| vlan.get("vlan") != Some(&json!(1))).cloned().collect()
 }
 
 /// The VLANs of an attachment's port, as the kernel lists them.

@@ -1,13 +1,13 @@
 //! VMs on taps that somebody else made, as in a launcher's pod: QEMU is an ordinary user without capabilities.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use vm_tests::lab::{Lab, Namespace, POD_V4, SECOND_POD_V4, SecondPod, Variant, WORLD_LINK_V4};
+use vm_tests::lab::{Lab, Namespace, POD_V4, SECOND_POD_V4, SecondPod, Variant, WORLD_LINK_V4, binary};
 use vm_tests::tap_guest;
 use vm_tests::vm::{Image, Netdev, Options, Vm};
 
@@ -26,20 +26,36 @@ const PORT: u16 = 9000;
 /// For what takes a moment in an emulated guest on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Who makes a pod's tap.
+#[derive(Clone, Copy, Debug)]
+enum Maker {
+    /// `ip`, and a bridge in the pod.
+    Hand,
+    /// Our plugin in mode `tap`.
+    Plugin,
+}
+
 #[test]
 fn two_vms_on_taps_reach_each_other_and_one_has_several_queues() {
     let _turn = turn();
-    let lab = Lab::new(Variant::DualStack).unwrap();
-    let other = other_pod(&lab).unwrap();
-    two_vms(&lab, &other).unwrap();
+    for maker in [Maker::Hand, Maker::Plugin] {
+        let lab = Lab::new(Variant::DualStack).unwrap();
+        let other = other_pod(&lab).unwrap();
+        two_vms(&lab, &other, maker).with_context(|| format!("{maker:?}")).unwrap();
+    }
 }
 
-fn two_vms(lab: &Lab, other: &SecondPod) -> Result<()> {
-    wire(lab.pod(), QUEUES)?;
-    wire(other.namespace(), 1)?;
+fn two_vms(lab: &Lab, other: &SecondPod, maker: Maker) -> Result<()> {
+    let pods = [(lab.pod(), QUEUES), (other.namespace(), 1)];
+    for (pod, queues) in pods {
+        match maker {
+            Maker::Hand => wire(pod, queues)?,
+            Maker::Plugin => call(lab, pod, "ADD", queues)?,
+        }
+    }
     let mut a = boot(lab, lab.pod(), "a", &options("52:54:00:00:00:0a", QUEUES, USER))?;
     let mut b = boot(lab, other.namespace(), "b", &options("52:54:00:00:00:0b", 1, USER))?;
-    for pod in [lab.pod(), other.namespace()] {
+    for (pod, _) in pods {
         expect_no_privilege(pod)?;
     }
     expect_queues(lab.pod(), &mut a)?;
@@ -49,7 +65,40 @@ fn two_vms(lab: &Lab, other: &SecondPod) -> Result<()> {
     a.succeed(&format!("ping -c 3 -w 10 {SECOND_POD_V4}"), LIMIT)?;
     b.succeed(&format!("ping -c 3 -w 10 {POD_V4}"), LIMIT)?;
     transfer(&mut a, &mut b, &SECOND_POD_V4.to_string())?;
-    transfer(&mut b, &mut a, &POD_V4.to_string())
+    transfer(&mut b, &mut a, &POD_V4.to_string())?;
+    if matches!(maker, Maker::Plugin) {
+        // While QEMU still has it open, as a runtime may.
+        for (pod, queues) in pods {
+            call(lab, pod, "DEL", queues)?;
+            ensure!(link(pod, TAP)?.is_none(), "{TAP} of {} outlasts DEL", pod.name());
+        }
+    }
+    Ok(())
+}
+
+/// Calls our plugin for a pod, as Multus does for a binding's entry.
+fn call(lab: &Lab, pod: &Namespace, command: &str, queues: u16) -> Result<()> {
+    let configuration = json!({
+        "cniVersion": "1.0.0",
+        "name": "lab",
+        "type": "sluice",
+        "mode": "tap",
+        "multiQueue": queues > 1,
+        "stateDir": lab.directory().join("state"),
+    });
+    let file = lab.directory().join(format!("{}.json", pod.name()));
+    std::fs::write(&file, configuration.to_string())?;
+    let output = lab
+        .world()
+        .command(binary("sluice-cni")?)
+        .env_clear()
+        .envs([("CNI_COMMAND", command), ("CNI_CONTAINERID", pod.name()), ("CNI_IFNAME", "net1")])
+        .env("CNI_NETNS", pod.path())
+        .env("CNI_PATH", lab.directory())
+        .stdin(File::open(file)?)
+        .output()?;
+    ensure!(output.status.success(), "{command}: {output:?}");
+    Ok(())
 }
 
 /// What stands for a VM where none is needed: one frame of the full MTU each way.
@@ -155,15 +204,21 @@ fn expect_no_privilege(pod: &Namespace) -> Result<()> {
 
 /// QEMU has opened every queue of the tap, and the guest uses as many.
 fn expect_queues(pod: &Namespace, vm: &mut Vm) -> Result<()> {
-    let output = pod.command("ip").args(["-j", "-d", "link", "show", "dev", TAP]).output()?;
-    let link: Value = serde_json::from_slice(&output.stdout)?;
-    let opened = link.pointer("/0/linkinfo/info_data/numqueues");
+    let link = link(pod, TAP)?.context(TAP)?;
+    let opened = link.pointer("/linkinfo/info_data/numqueues");
     ensure!(opened == Some(&json!(QUEUES)), "{link}");
     let used = vm.succeed("ls /sys/class/net/eth0/queues", LIMIT)?;
     let mut expected: Vec<String> = (0..QUEUES).map(|queue| format!("rx-{queue}")).collect();
     expected.extend((0..QUEUES).map(|queue| format!("tx-{queue}")));
     ensure!(used.split_whitespace().eq(expected.iter().map(String::as_str)), "{used}");
     Ok(())
+}
+
+/// What the kernel says of a link; `None` where there is none.
+fn link(pod: &Namespace, name: &str) -> Result<Option<Value>> {
+    let output = pod.command("ip").args(["-j", "-d", "link", "show"]).output()?;
+    let links: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    Ok(links.into_iter().find(|link| link.get("ifname").is_some_and(|is| is == name)))
 }
 
 /// What `from` sends to `address` of `to` arrives whole.

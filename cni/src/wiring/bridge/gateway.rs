@@ -59,7 +59,9 @@ pub(super) fn check(
     let addresses = view.host.addresses(Some(device.index))?;
     for ip in &previous.ips {
         let wanted = ip.gateway.map(|gateway| with_prefix(gateway, ip.address));
-        if let Some(wanted) = wanted.filter(|wanted| !addresses.iter().any(|address| address.network == *wanted)) {
+        if let Some(wanted) =
+            wanted.filter(|wanted| !addresses.iter().any(|address| address.network == *wanted))
+        {
             return Err(changed(format!("{name} no longer has the gateway's address {wanted}")));
         }
     }
@@ -69,7 +71,9 @@ pub(super) fn check(
 /// What has the gateway's address: the bridge; or, where ports are of a VLAN, a veth pair whose other end is a port of
 /// that VLAN, as with the reference plugin. It is the network's and stays, as the bridge does.
 fn interface(options: &Options, host: &Netlink, bridge: &Link) -> Result<Link, CniError> {
-    let Some(vlan) = options.vlans.as_ref().and_then(|vlans| vlans.untagged) else { return Ok(bridge.clone()) };
+    let Some(vlan) = options.vlans.as_ref().and_then(|vlans| vlans.untagged) else {
+        return Ok(bridge.clone());
+    };
     let name = device_name(options, bridge)?;
     if let Some(link) = host.link(&name)? {
         return Ok(link);
@@ -79,16 +83,27 @@ fn interface(options: &Options, host: &Netlink, bridge: &Link) -> Result<Link, C
     let pair = NewLink { up: true, mtu: Some(bridge.mtu), ..NewLink::new(&name, Kind::Veth { peer }) };
     existing_ok(host.create(&pair))?;
     let port = made_link(host, &port)?;
-    host.change(port.index, &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() })?;
-    host.add_vlan(port.index, &NewVlan { first: vlan, last: vlan, pvid: true, untagged: true, on_bridge_itself: false })?;
+    host.change(
+        port.index,
+        &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() },
+    )?;
+    host.add_vlan(
+        port.index,
+        &NewVlan { first: vlan, last: vlan, pvid: true, untagged: true, on_bridge_itself: false },
+    )?;
     if vlan != 1 {
-        host.delete_vlan(port.index, &NewVlan { first: 1, last: 1, pvid: false, untagged: false, on_bridge_itself: false })?;
+        host.delete_vlan(
+            port.index,
+            &NewVlan { first: 1, last: 1, pvid: false, untagged: false, on_bridge_itself: false },
+        )?;
     }
     made_link(host, &name)
 }
 
 fn device_name(options: &Options, bridge: &Link) -> Result<String, CniError> {
-    let Some(vlan) = options.vlans.as_ref().and_then(|vlans| vlans.untagged) else { return Ok(bridge.name.clone()) };
+    let Some(vlan) = options.vlans.as_ref().and_then(|vlans| vlans.untagged) else {
+        return Ok(bridge.name.clone());
+    };
     let name = format!("{}.{vlan}", bridge.name);
     interface_name("bridge", &name)?;
     Ok(name)

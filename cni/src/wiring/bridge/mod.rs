@@ -7,9 +7,9 @@ mod port;
 mod overlay;
 
 use super::pod_interface::{self, on_node};
-use super::site::{Call, Site, View, changed, existing, same};
 use super::rules::{self, Wanted};
 use super::shaping::{self, Place};
+use super::site::{Call, Site, View, changed, existing, same};
 use super::{Wiring, pod_tap};
 use crate::ipam;
 use crate::journal::{SHARED_LINKS, Step};
@@ -39,6 +39,8 @@ impl Bridge {
         if !options.named {
             options.bridge = overlay.bridge_name();
         }
+        // The key is about the overlay's end here; the bridge has to learn where its own ports' guests are.
+        options.learning = None;
         Ok(Self { options, overlay: Some(overlay) })
     }
 
@@ -52,10 +54,11 @@ impl Bridge {
         let Some(overlay) = &self.overlay else { return self.ensure(site.host, mtu) };
         // Whoever goes as the last meanwhile waits, and then finds us.
         let _alone = site.store.lock_shared(SHARED_LINKS)?;
-        if !self.options.named {
-            site.journal.will(Step::SharedLink { name: self.options.bridge.clone() })?;
-        }
+        let ours = !self.options.named && share(site, &self.options.bridge)?;
         let bridge = self.ensure(site.host, mtu)?;
+        if ours {
+            mark(site.host, &bridge)?;
+        }
         overlay.ensure(site, &bridge)?;
         Ok(bridge)
     }
@@ -104,7 +107,8 @@ impl Bridge {
         for entry in site.store.entries()? {
             let theirs = entry.header.map(|header| header.attachment);
             if theirs != ours && entry.mac.is_some_and(|(other, place)| other == mac && place == *name) {
-                let whose = theirs.map_or_else(String::new, |other| format!(" by container {}", other.container));
+                let whose =
+                    theirs.map_or_else(String::new, |other| format!(" by container {}", other.container));
                 return used(format!("used on bridge {name}{whose}"));
             }
         }
@@ -130,9 +134,13 @@ impl Bridge {
             shaping::refuse(call.config.bandwidth()?, why)?;
             let link = options::given_port(given, site.host)?;
             if link.master.is_some_and(|master| master != bridge.index) {
-                return Err(CniError::config("prevResult", &link.name, "this link is a port of another bridge"));
+                return Err(CniError::config(
+                    "prevResult",
+                    &link.name,
+                    "this link is a port of another bridge",
+                ));
             }
-            site.journal.will(Step::Port { name: link.name.clone(), in_pod: false })?;
+            site.journal.will(Step::Port { name: link.name.clone() })?;
             return Ok((link, None));
         }
         let mac = call.config.mac(&call.environment)?;
@@ -140,6 +148,10 @@ impl Bridge {
             self.claim(site, bridge, mac)?;
         }
         let (port, inside) = pod_interface::veth(call, site, mtu.or(Some(bridge.mtu)), mac)?;
+        if let (None, Some(chosen)) = (mac, inside.mac) {
+            // By the kernel, at random; whoever asks for this very one later is refused.
+            site.journal.mac(chosen, &bridge.name)?;
+        }
         pod_interface::mute_node_end(call, &port);
         Ok((port, Some(inside)))
     }
@@ -158,7 +170,8 @@ impl Wiring for Bridge {
             result.interfaces.push(on_node(&bridge));
             return Ok(result);
         };
-        let mut result = CniResult { interfaces: vec![pod_interface::interface(call, &inside)], ..CniResult::default() };
+        let mut result =
+            CniResult { interfaces: vec![pod_interface::interface(call, &inside)], ..CniResult::default() };
         let wanted = self.rules(&port, &result)?;
         if call.config.ipam_type().is_some() {
             site.journal.will(Step::Lease)?;
@@ -192,13 +205,18 @@ impl Wiring for Bridge {
         if self.options.promiscuous {
             same(&format!("{}'s promiscMode", bridge.name), &bridge.promiscuous, &true)?;
         }
-        let name = view.entry.steps.iter().find_map(|step| match step {
-            Step::HostLink { name } | Step::Port { name, in_pod: false } => Some(name.clone()),
-            _ => None,
-        });
+        let end = |step: &Step| {
+            if let Step::HostLink { name } | Step::Port { name } = step {
+                Some(name.clone())
+            } else {
+                None
+            }
+        };
+        let name = view.entry.steps.iter().find_map(end);
         let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
         let port = existing(view.host, &name, "on the node")?;
         port::check(&self.options, view, &bridge, &port)?;
+        pod_interface::check_mtu(previous, &port)?;
         rules::check(call, self.rules(&port, previous)?, previous)?;
         if view.entry.steps.iter().any(|step| matches!(step, Step::Port { .. })) {
             return Ok(());
@@ -242,6 +260,29 @@ impl Wiring for Bridge {
     }
 }
 
+/// The alias of links that go with the last attachment that uses them.
+pub(in crate::wiring) const SHARED: &str = "sluice:shared";
+
+/// Writes down that the attachment uses a link which goes with the last that does; whether it does. One that was there
+/// before any of ours is another's, and stays.
+///
+/// The caller holds the lock of shared links.
+fn share(site: &mut Site<'_>, name: &str) -> Result<bool, CniError> {
+    let ours = site.journal.entry().header.as_ref().map(|header| header.attachment.clone());
+    if let (Some(link), Some(ours)) = (site.host.link(name)?, ours)
+        && link.alias.as_deref() != Some(SHARED)
+        && !site.store.is_shared(name, &ours)?
+    {
+        return Ok(false);
+    }
+    site.journal.will(Step::SharedLink { name: name.to_owned() })?;
+    Ok(true)
+}
+
+fn mark(host: &Netlink, link: &Link) -> Result<(), CniError> {
+    Ok(host.change(link.index, &Change { alias: Some(SHARED.to_owned()), ..Change::default() })?)
+}
+
 fn kind(link: &Link) -> &str {
     link.kind.as_deref().unwrap_or("a NIC")
 }
@@ -268,7 +309,8 @@ impl Bridge {
         inside: &Link,
         result: &CniResult,
     ) -> Result<(), CniError> {
-        let (true, Some(mac)) = (self.overlay.as_ref().is_some_and(|overlay| overlay.suppress), inside.mac) else {
+        let (true, Some(mac)) = (self.overlay.as_ref().is_some_and(|overlay| overlay.suppress), inside.mac)
+        else {
             return Ok(());
         };
         for ip in &result.ips {

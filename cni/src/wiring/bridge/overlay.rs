@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use crate::journal::Step;
 use crate::netlink::{
     Change, Details, FdbEntry, Kind, Link, Netlink, NewLink, PortChange, Vxlan, existing_ok,
 };
 use crate::protocol::{CniError, Code, MacAddress};
+use super::{mark, share};
 use crate::wiring::pod_interface::made_link;
 use crate::wiring::settings::interface_name;
 use crate::wiring::site::{Call, Site, View, changed, existing, same};
@@ -56,6 +56,8 @@ struct Keys {
     port: Option<u16>,
     local: Option<IpAddr>,
     device: Option<String>,
+    /// `group` is whom the tap is for.
+    #[serde(rename = "multicastgroup")]
     group: Option<IpAddr>,
     #[serde(default)]
     peers: Vec<IpAddr>,
@@ -78,13 +80,21 @@ impl Overlay {
         }
         if let Some(group) = keys.group {
             if !group.is_multicast() {
-                return Err(CniError::config("group", group, "is no multicast address; nodes are listed in \"peers\""));
+                return Err(CniError::config(
+                    "multicastGroup",
+                    group,
+                    "is no multicast address; nodes are listed in \"peers\"",
+                ));
             }
             if !keys.peers.is_empty() {
-                return Err(CniError::config("group", group, "cannot be together with \"peers\""));
+                return Err(CniError::config("multicastGroup", group, "cannot be together with \"peers\""));
             }
             if keys.device.is_none() && keys.local.is_none() {
-                return Err(CniError::config("group", group, "needs \"device\" or \"local\", to join the group there"));
+                return Err(CniError::config(
+                    "multicastGroup",
+                    group,
+                    "needs \"device\" or \"local\", to join the group there",
+                ));
             }
         }
         if let Some(name) = &keys.device {
@@ -93,10 +103,18 @@ impl Overlay {
         let ends = keys.peers.iter().chain(&keys.local).chain(&keys.group);
         if ends.clone().any(IpAddr::is_ipv4) && ends.clone().any(IpAddr::is_ipv6) {
             let shown: Vec<String> = ends.map(ToString::to_string).collect();
-            return Err(CniError::config("peers", shown.join(", "), "IPv4 and IPv6 cannot be mixed in one overlay"));
+            return Err(CniError::config(
+                "peers",
+                shown.join(", "),
+                "IPv4 and IPv6 cannot be mixed in one overlay",
+            ));
         }
         if let Some(odd) = keys.peers.iter().find(|peer| peer.is_multicast() || peer.is_unspecified()) {
-            return Err(CniError::config("peers", odd, "is no node's address; a multicast address belongs in \"group\""));
+            return Err(CniError::config(
+                "peers",
+                odd,
+                "is no node's address; a multicast address belongs in \"multicastGroup\"",
+            ));
         }
         Ok(Self {
             vni,
@@ -128,7 +146,10 @@ impl Overlay {
             Some(mtu) if mtu > most => Err(CniError::config(
                 "mtu",
                 mtu,
-                &format!("above {most}, which is {}'s {} less {overhead} of outer headers", beneath.name, beneath.mtu),
+                &format!(
+                    "above {most}, which is {}'s {} less {overhead} of outer headers",
+                    beneath.name, beneath.mtu
+                ),
             )),
             Some(mtu) => Ok(mtu),
             None => Ok(most),
@@ -147,9 +168,9 @@ impl Overlay {
         }
         if let Some(local) = self.local {
             let address = host.addresses(None)?.into_iter().find(|address| address.network.addr() == local);
-            let address =
-                address.ok_or_else(|| CniError::config("local", local, "the node has no link with this address"))?;
-            return Ok(host.link_at(address.index)?.ok_or_else(|| missing(local))?);
+            let address = address
+                .ok_or_else(|| CniError::config("local", local, "the node has no link with this address"))?;
+            return host.link_at(address.index)?.ok_or_else(|| missing(local));
         }
         let default = host.default_route_device()?;
         let link = default.map(|index| host.link_at(index)).transpose()?.flatten();
@@ -163,7 +184,7 @@ impl Overlay {
     /// The caller holds the lock of the network's shared links.
     pub(super) fn ensure(&self, site: &mut Site<'_>, bridge: &Link) -> Result<(), CniError> {
         let name = self.device_name();
-        site.journal.will(Step::SharedLink { name: name.clone() })?;
+        let ours = share(site, &name)?;
         let host = site.host;
         let link = match host.link(&name)? {
             Some(link) => {
@@ -171,7 +192,9 @@ impl Overlay {
                 link
             }
             None => {
-                let parent = (self.device.is_some() || self.group.is_some()).then(|| self.beneath(host)).transpose()?;
+                let parent = (self.device.is_some() || self.group.is_some())
+                    .then(|| self.beneath(host))
+                    .transpose()?;
                 let new = NewLink {
                     mtu: Some(bridge.mtu),
                     parent: parent.map(|parent| parent.index),
@@ -181,14 +204,18 @@ impl Overlay {
                 made_link(host, &name)?
             }
         };
+        if ours {
+            mark(host, &link)?;
+        }
         host.change(link.index, &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() })?;
         if self.suppress {
             host.set_port(link.index, &PortChange { neigh_suppress: Some(true), ..PortChange::default() })?;
         }
-        for peer in &self.peers {
+        let ours = addresses(host)?;
+        for peer in self.peers.iter().filter(|peer| !ours.contains(peer)) {
             existing_ok(host.fdb_add(link.index, &entry(EVERYBODY, false, Some(*peer))))?;
         }
-        for neighbour in &self.neighbours {
+        for neighbour in self.neighbours.iter().filter(|neighbour| !ours.contains(&neighbour.peer)) {
             let mac = neighbour.mac.octets();
             existing_ok(host.fdb_add(link.index, &entry(mac, false, Some(neighbour.peer))))?;
             existing_ok(host.fdb_add(link.index, &entry(mac, true, None)))?;
@@ -206,7 +233,8 @@ impl Overlay {
         same(&format!("whether {} is up", link.name), &link.up, &true)?;
         same(&format!("{}'s bridge", link.name), &link.master, &Some(bridge.index))?;
         let table = view.host.fdb(link.index)?;
-        for peer in &self.peers {
+        let ours = addresses(view.host)?;
+        for peer in self.peers.iter().filter(|peer| !ours.contains(peer)) {
             if !table.iter().any(|entry| entry.mac == EVERYBODY && entry.dst == Some(*peer)) {
                 return Err(changed(format!("{} no longer sends to peer {peer}", link.name)));
             }
@@ -216,7 +244,8 @@ impl Overlay {
 
     /// STATUS: the link beneath carries packets, the local address is ours.
     pub(super) fn ready(&self, host: &Netlink) -> Result<(), CniError> {
-        let link = self.beneath(host).map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
+        let link =
+            self.beneath(host).map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
         if link.up && link.carrier {
             return Ok(());
         }
@@ -253,10 +282,16 @@ impl Overlay {
             return differs("local", format!("{:?}", settings.local), format!("{:?}", self.local));
         }
         if settings.remote != self.group {
-            return differs("group", format!("{:?}", settings.remote), format!("{:?}", self.group));
+            return differs("multicastGroup", format!("{:?}", settings.remote), format!("{:?}", self.group));
         }
         Ok(())
     }
+}
+
+/// The node's own addresses: one configuration serves all nodes, so each finds itself among the peers. What it sent to
+/// itself would come back from the overlay, and be learnt there.
+fn addresses(host: &Netlink) -> Result<Vec<IpAddr>, CniError> {
+    Ok(host.addresses(None)?.into_iter().map(|address| address.network.addr()).collect())
 }
 
 fn entry(mac: [u8; 6], on_master: bool, dst: Option<IpAddr>) -> FdbEntry {

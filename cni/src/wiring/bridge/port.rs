@@ -9,7 +9,12 @@ use crate::wiring::site::{Site, View, changed, same};
 const DEFAULT_VLAN: u16 = 1;
 
 /// Makes `port` a port of `bridge`, up, with all that the configuration asks of it.
-pub(super) fn enslave(options: &Options, site: &mut Site<'_>, bridge: &Link, port: &Link) -> Result<(), CniError> {
+pub(super) fn enslave(
+    options: &Options,
+    site: &mut Site<'_>,
+    bridge: &Link,
+    port: &Link,
+) -> Result<(), CniError> {
     if options.promiscuous && !bridge.promiscuous {
         site.host.change(bridge.index, &Change { promiscuous: Some(true), ..Change::default() })?;
     }
@@ -78,8 +83,7 @@ impl Vlans {
             on_bridge_itself: false,
         });
         // Behind the trunk: a range of it may hold the untagged one, whose flags are the later ones.
-        let untagged =
-            self.untagged.iter().map(|id| NewVlan {
+        let untagged = self.untagged.iter().map(|id| NewVlan {
             first: *id,
             last: *id,
             pvid: true,

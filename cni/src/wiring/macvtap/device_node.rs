@@ -4,9 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, openat,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, openat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
@@ -20,7 +18,7 @@ const LONGEST_NUMBER_BYTES: usize = 32;
 
 /// Makes the device node where the kernel has not, and gives it to QEMU.
 pub(super) fn provide(site: &mut Site<'_>, link: &Link, owner: u32, group: u32) -> Result<(), CniError> {
-    let path = path(link);
+    let path = path(link.index);
     let number = in_pod(site.pod, || device_number(link))??;
     site.journal.will(Step::DeviceNode { path: path.clone() })?;
     let failed = |error: Errno| CniError::io(format!("device node {}", path.display()), error);
@@ -33,22 +31,29 @@ pub(super) fn provide(site: &mut Site<'_>, link: &Link, owner: u32, group: u32) 
         }
         Err(_) => make(&path, number).map_err(failed)?,
     }
-    chownat(CWD, &path, Some(Uid::from_raw(owner)), Some(Gid::from_raw(group)), AtFlags::empty()).map_err(failed)?;
+    chownat(CWD, &path, Some(Uid::from_raw(owner)), Some(Gid::from_raw(group)), AtFlags::empty())
+        .map_err(failed)?;
     rustix::fs::chmodat(CWD, &path, Mode::RUSR | Mode::WUSR, AtFlags::empty()).map_err(failed)
 }
 
 /// CHECK of [`provide`].
 pub(super) fn check(link: &Link, owner: u32, group: u32) -> Result<(), CniError> {
-    let path = path(link);
+    let path = path(link.index);
     let there = fs::metadata(&path).map_err(|error| changed(format!("device node {}: {error}", path.display())))?;
     if (there.uid(), there.gid()) == (owner, group) {
         return Ok(());
     }
-    Err(changed(format!("{} is {}:{}'s, was made {owner}:{group}'s", path.display(), there.uid(), there.gid())))
+    Err(changed(format!(
+        "{} is {}:{}'s, was made {owner}:{group}'s",
+        path.display(),
+        there.uid(),
+        there.gid()
+    )))
 }
 
-fn path(link: &Link) -> PathBuf {
-    PathBuf::from(format!("/dev/tap{}", link.index))
+/// Where the device node of the macvtap with this index is.
+pub fn path(index: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/tap{index}"))
 }
 
 fn make(path: &std::path::Path, number: u64) -> rustix::io::Result<()> {

@@ -16,7 +16,7 @@ pub(super) struct Facts {
 }
 
 /// Tables of entries, and what asks for them.
-const TABLES: [(&str, &[&str]); 14] = [
+const TABLES: [(&str, &[&str]); 13] = [
     ("address", &["ip", "-j", "-d", "addr", "show"]),
     ("route4", &["ip", "-j", "-d", "-4", "route", "show", "table", "all"]),
     ("route6", &["ip", "-j", "-d", "-6", "route", "show", "table", "all"]),
@@ -29,7 +29,6 @@ const TABLES: [(&str, &[&str]); 14] = [
     ("port", &["bridge", "-j", "-d", "link", "show"]),
     ("vlan", &["bridge", "-j", "-d", "vlan", "show"]),
     ("qdisc", &["tc", "-j", "-d", "qdisc", "show"]),
-    ("netconf", &["ip", "-j", "-4", "netconf", "show"]),
     ("nft", &["nft", "-j", "list", "ruleset"]),
 ];
 
@@ -37,7 +36,7 @@ const TABLES: [(&str, &[&str]); 14] = [
 ///
 /// The kernel tells of a carrier, and gives link-local addresses and their routes, some time after it has answered who
 /// changed the link: these say nothing of a plugin.
-const VOLATILE: [&str; 31] = [
+const VOLATILE: [&str; 34] = [
     "ifindex",
     "link_index",
     "handle",
@@ -63,17 +62,21 @@ const VOLATILE: [&str; 31] = [
     "bridge_id",
     "root_id",
     "root_port",
-    "id",
-    "no",
     "designated_port",
     "designated_bridge",
     "metainfo",
-    // A reference to an action, as many as there are at the moment.
+    // Numbers of filters' tables and queues, given in turn; how often each is referred to.
+    "fh",
+    "key_ht",
+    "handle_of",
     "ref",
+    "refcnt",
+    "bind",
 ];
 
 pub(super) fn of(namespace: &Namespace) -> anyhow::Result<Facts> {
-    let links = objects(ask(namespace, &["ip", "-j", "-d", "link", "show"])?);
+    let mut links = objects(ask(namespace, &["ip", "-j", "-d", "link", "show"])?);
+    links.iter_mut().for_each(number_owners);
     let mut tables = Vec::new();
     for (name, command) in TABLES {
         tables.push((name, entries(name, ask(namespace, command)?)));
@@ -114,6 +117,24 @@ pub(super) fn lines(part: &str, facts: &Facts, found: &mut Vec<String>) {
         }
     }
     found.extend(facts.sysctls.iter().map(|line| format!("{part}/sysctl {line}")));
+}
+
+/// Whoever has the number of a tap's owner on this machine, `ip` prints a name for it.
+fn number_owners(link: &mut Map<String, Value>) {
+    let data = link.get_mut("linkinfo").and_then(|info| info.get_mut("info_data"));
+    let Some(data) = data.and_then(Value::as_object_mut) else { return };
+    for (key, file) in [("user", "/etc/passwd"), ("group", "/etc/group")] {
+        let Some(name) = data.get(key).and_then(Value::as_str) else { continue };
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let mut lines = text.lines().map(|line| line.split(':'));
+        let number = lines.find_map(|mut fields| {
+            fields.next().filter(|found| *found == name)?;
+            fields.nth(1)?.parse::<u32>().ok()
+        });
+        if let Some(number) = number {
+            data.insert(key.to_owned(), json!(number));
+        }
+    }
 }
 
 /// What `command` prints as JSON; nothing for a table that this kernel does not have.
@@ -207,7 +228,7 @@ fn without_volatile(value: &Value) -> Value {
         Value::Object(object) => object
             .iter()
             .filter(|(key, _)| !VOLATILE.contains(&key.as_str()))
-            .filter(|(_, value)| !is_one_of(value, &PORT_STATES))
+            .filter(|(key, value)| !is_one_of(value, &PORT_STATES) && !is_port_number(key, value))
             .map(|(key, value)| (key.clone(), without_volatile(value)))
             .collect(),
         Value::Array(array) => {
@@ -219,4 +240,9 @@ fn without_volatile(value: &Value) -> Value {
 
 fn is_one_of(value: &Value, words: &[&str]) -> bool {
     value.as_str().is_some_and(|value| words.contains(&value))
+}
+
+/// Of a bridge's port, given in turn. A tunnel's `id` is a number, and was asked for.
+fn is_port_number(key: &str, value: &Value) -> bool {
+    matches!(key, "id" | "no") && value.as_str().is_some_and(|value| value.starts_with("0x"))
 }
