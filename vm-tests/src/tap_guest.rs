@@ -1,12 +1,12 @@
 //! A guest without a machine: a network namespace whose `eth0` is the other end of a pod's tap, so that programs in that
-//! namespace are where a VM's would be. It opens the tap as QEMU does.
+//! namespace are where a VM's would be. It opens the tap as QEMU does, a macvtap by its device node.
 //!
 //! Frames are copied as they are, and nothing is left undone in them: the kernel segments and sums before it hands a frame
 //! over. With `--offload` it does not: frames of up to 64 KiB pass whole, as between a guest's virtio driver and QEMU. It
 //! must never answer a frame or change one.
 
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub const READY: &str = "ready";
 pub const NIC: &str = "eth0";
 
 const USAGE: &str = "usage: tap-guest TAP GUEST-NAMESPACE-FILE MTU [--offload]\n\
-    Connects TAP of this namespace to an eth0 that it makes in the other.";
+    Connects TAP of this namespace, or the macvtap of a device node, to an eth0 that it makes in the other.";
 
 /// The argument for large frames.
 const OFFLOAD: &str = "--offload";
@@ -62,9 +62,32 @@ fn start_with(
     mtu: u16,
     more: &[&str],
 ) -> anyhow::Result<Child> {
+    start_at(lab.directory(), pod, tap, guest, mtu, more)
+}
+
+/// Like [`start`] where there is no lab: the log goes to `directory`. `tap` may be the device node of a macvtap.
+pub fn start_in(
+    directory: &Path,
+    pod: &Namespace,
+    tap: &str,
+    guest: &Namespace,
+    mtu: u16,
+) -> anyhow::Result<Child> {
+    start_at(directory, pod, tap, guest, mtu, &[])
+}
+
+fn start_at(
+    directory: &Path,
+    pod: &Namespace,
+    tap: &str,
+    guest: &Namespace,
+    mtu: u16,
+    more: &[&str],
+) -> anyhow::Result<Child> {
     let mut command = pod.command(binary("tap-guest")?);
     command.arg(tap).arg(guest.path()).arg(mtu.to_string()).args(more);
-    let mut child = lab.spawn(&format!("tap-guest-{}-{tap}", pod.name()), command)?;
+    let name = format!("tap-guest-{}-{}", pod.name(), tap.replace('/', "-"));
+    let mut child = Child::spawn(&name, command, &directory.join(format!("{name}.log")))?;
     child.wait_for_line(START_LIMIT, READY)?;
     Ok(child)
 }
@@ -108,6 +131,9 @@ fn run(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
 
 /// A tap that somebody made, of either kind.
 fn open(name: &str) -> anyhow::Result<Tap> {
+    if name.starts_with('/') {
+        return Tap::open_macvtap(Path::new(name));
+    }
     // An open of a tap that is not there would make one.
     let links = std::fs::read_to_string("/proc/self/net/dev").context("read the links")?;
     let there = links.lines().any(|line| line.trim_start().starts_with(&format!("{name}:")));
