@@ -105,6 +105,9 @@ impl Wiring for Macvtap {
         let up = Change {
             up: Some(true),
             alias: Some(call.alias()),
+            // Which groups the guest is in is not told to the link, which would keep all from it that it did not join:
+            // without this no neighbour finds a guest by IPv6.
+            all_multicast: Some(true),
             promiscuous: self.promiscuous.then_some(true),
             ..Change::default()
         };
@@ -131,6 +134,7 @@ impl Wiring for Macvtap {
         if let Some(mtu) = made.mtu.or(call.settings.mtu) {
             same(&format!("{name}'s MTU"), &link.mtu, &mtu)?;
         }
+        same(&format!("whether {name} takes multicasts of all groups"), &link.all_multicast, &true)?;
         if self.promiscuous {
             same(&format!("{name}'s promiscMode"), &link.promiscuous, &true)?;
         }

@@ -81,6 +81,7 @@ fn links(record: &Record) -> impl Iterator<Item = (Place, &str)> {
         | Step::Lease
         | Step::Rules
         | Step::DeviceNode { .. }
+        | Step::File { .. }
         | Step::Neighbour { .. }
         | Step::PodRules { .. } => None,
     })
