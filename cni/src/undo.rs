@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use crate::attachment::Attachment;
-use crate::journal::{Entry, SHARED_LINKS, Step, Store};
+use crate::journal::{Entry, Journal, SHARED_LINKS, Step, Store};
 use crate::namespace::Namespace;
 use crate::netlink::{Change, Link, Netlink};
 use crate::nft::Nft;
@@ -18,6 +18,8 @@ pub struct Undo<'a> {
     /// The namespace that the steps were taken in; `None` once it is gone, and all its links with it.
     pub pod: Option<&'a Namespace>,
     pub store: &'a Store,
+    /// Where the steps that are undone are struck out.
+    pub journal: &'a mut Journal,
     /// For the IPAM plugin.
     pub config: &'a Config,
     pub environment: &'a Environment,
@@ -28,9 +30,12 @@ impl Undo<'_> {
     pub fn steps(&mut self, steps: &[Step]) -> Vec<CniError> {
         let mut failures = Vec::new();
         for step in steps.iter().rev() {
-            if let Err(error) = self.step(step) {
-                tracing::warn!(?step, %error, "could not be undone");
-                failures.push(error);
+            match self.step(step) {
+                Ok(()) => self.journal.undone(step),
+                Err(error) => {
+                    tracing::warn!(?step, %error, "could not be undone");
+                    failures.push(error);
+                }
             }
         }
         failures
@@ -59,7 +64,7 @@ impl Undo<'_> {
                 Ok(())
             }),
             Step::Port { name } => self.port(name),
-            Step::SharedLink { name } => self.shared(name),
+            Step::SharedLink { name } => self.shared(step, name),
             Step::Rules => Nft::open()
                 .and_then(|mut nft| nft.remove(&self.attachment.id()).map(drop))
                 .map_err(|error| CniError::internal(format!("removing rules: {error}"))),
@@ -95,12 +100,14 @@ impl Undo<'_> {
     }
 
     /// The last that goes takes it along.
-    fn shared(&mut self, name: &str) -> Result<(), CniError> {
+    fn shared(&mut self, step: &Step, name: &str) -> Result<(), CniError> {
         let _alone = self.store.lock_shared(SHARED_LINKS)?;
-        if self.store.is_shared(name, self.attachment)? {
-            return Ok(());
+        if !self.store.is_shared(name, self.attachment)? {
+            self.host.delete(name)?;
         }
-        Ok(self.host.delete(name).map(drop)?)
+        // Still alone: of two that go at a time, the second must not wait for the first's journal to go.
+        self.journal.undone(step);
+        Ok(())
     }
 
     fn neighbour(&mut self, link: &str, address: std::net::IpAddr, _mac: MacAddress) -> Result<(), CniError> {

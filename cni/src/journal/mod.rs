@@ -63,6 +63,8 @@ enum Line {
     Step(Step),
     /// The last step was not taken, for a reason that is not ours to undo.
     Retracted,
+    /// Nothing is left of the step, and nobody need reckon with it any more.
+    Undone(Step),
     /// The guest's MAC address and the bridge that it is known on, for those who come to the same one.
     Mac {
         mac: MacAddress,
@@ -90,6 +92,8 @@ pub struct Entry {
     pub mac: Option<(MacAddress, String)>,
     /// ADD came to its end.
     pub done: bool,
+    /// The first line, counted from 1, that this version does not understand: there may be more to undo than `steps`.
+    pub unknown: Option<usize>,
 }
 
 impl Store {
@@ -183,11 +187,12 @@ impl Store {
 
 impl Journal {
     fn read(mut file: File, path: PathBuf) -> Result<Self, CniError> {
-        let mut text = String::new();
-        (&mut file)
-            .take(LONGEST_BYTES)
-            .read_to_string(&mut text)
-            .map_err(|error| CniError::io(format!("reading {}", path.display()), error))?;
+        let failed = |error| CniError::io(format!("reading {}", path.display()), error);
+        let text = text(&mut file).map_err(failed)?;
+        // Lines that follow must not continue a torn one.
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        file.seek(SeekFrom::Start(whole as u64)).map_err(failed)?;
+        file.set_len(whole as u64).map_err(failed)?;
         Ok(Self { entry: Entry::parse(&text), file, path, taken: 0 })
     }
 
@@ -222,6 +227,23 @@ impl Journal {
         Ok(())
     }
 
+    /// The step was undone: other attachments no longer find it in [`Store::entries`]. Where it cannot be written down
+    /// the removal goes on: what is removed last is the file.
+    pub fn undone(&mut self, step: &Step) {
+        let Some(place) = self.entry.steps.iter().rposition(|other| other == step) else { return };
+        self.entry.steps.remove(place);
+        if let Err(error) = self.append(&Line::Undone(step.clone())) {
+            tracing::warn!(%error, ?step, "undone, and not written down as such");
+        }
+    }
+
+    /// Why the file must stay when all its steps are undone: a newer version wrote what this one does not understand.
+    pub fn left_over(&self) -> Option<CniError> {
+        let line = self.entry.unknown?;
+        let msg = format!("line {line} of {} is not understood", self.path.display());
+        Some(CniError::internal(msg).with_details("a newer version wrote it, and has to undo it"))
+    }
+
     pub fn mac(&mut self, mac: MacAddress, bridge: &str) -> Result<(), CniError> {
         self.append(&Line::Mac { mac, bridge: bridge.to_owned() })?;
         self.entry.mac = Some((mac, bridge.to_owned()));
@@ -236,7 +258,12 @@ impl Journal {
     }
 
     /// Nothing of the attachment is left: nor is its journal.
+    ///
+    /// Fails where it says more than was understood.
     pub fn remove(self) -> Result<(), CniError> {
+        if let Some(left) = self.left_over() {
+            return Err(left);
+        }
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed(&error)),
             _ => Ok(()),
@@ -255,7 +282,12 @@ impl Journal {
     fn append(&mut self, line: &Line) -> Result<(), CniError> {
         let mut bytes = serde_json::to_vec(line).map_err(|error| CniError::io("a journal's line", error))?;
         bytes.push(b'\n');
-        self.file.write_all(&bytes).map_err(|error| self.failed(&error))
+        let end = self.file.stream_position().map_err(|error| self.failed(&error))?;
+        self.file.write_all(&bytes).map_err(|error| {
+            // Where the disk is full a part of it may be there: the next line must not begin in its midst.
+            let _ = self.file.set_len(end).and_then(|()| self.file.seek(SeekFrom::Start(end)));
+            self.failed(&error)
+        })
     }
 
     fn failed(&self, error: &io::Error) -> CniError {
@@ -272,20 +304,33 @@ impl Entry {
     }
 
     /// Reads up to the first line that is not whole.
-    fn parse(text: &str) -> Self {
+    fn parse(text: &[u8]) -> Self {
         let mut entry = Self::default();
-        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
-            match serde_json::from_str(line) {
+        let mut unknown_before = false;
+        let lines = text.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+        for (number, line) in (1..).zip(lines) {
+            let line = serde_json::from_slice(line);
+            let unknown = line.is_err();
+            match line {
                 Ok(Line::Attachment(header)) => entry.header = Some(header),
                 Ok(Line::Step(step)) => entry.steps.push(step),
+                // Of a step that is not known, the one known before it stays.
+                Ok(Line::Retracted) if unknown_before => {}
                 Ok(Line::Retracted) => drop(entry.steps.pop()),
+                Ok(Line::Undone(step)) => {
+                    if let Some(place) = entry.steps.iter().rposition(|other| *other == step) {
+                        entry.steps.remove(place);
+                    }
+                }
                 Ok(Line::Mac { mac, bridge }) => entry.mac = Some((mac, bridge)),
                 Ok(Line::Done) => entry.done = true,
                 Err(error) => {
                     // A newer version may have steps that this one does not know; what it knows it can still undo.
-                    tracing::warn!(%error, line, "a journal has a line that is not understood");
+                    tracing::warn!(%error, number, "a journal has a line that is not understood");
+                    entry.unknown.get_or_insert(number);
                 }
             }
+            unknown_before = unknown;
         }
         entry
     }
@@ -295,22 +340,25 @@ fn is_journal(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "jsonl")
 }
 
-fn read_bounded(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(LONGEST_BYTES).read_to_string(&mut text)?;
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    text(&mut regular(fs::OpenOptions::new().read(true), path)?)
+}
+
+fn text(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    file.take(LONGEST_BYTES).read_to_end(&mut text)?;
     Ok(text)
 }
 
 /// Opens for appending at the end of what was read, by root alone.
 fn open(path: &Path) -> io::Result<File> {
-    fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
+    regular(fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600), path)
+}
+
+/// A file of the folder itself, not one that a link in it leads to, nor a pipe that would hold us up.
+fn regular(options: &mut fs::OpenOptions, path: &Path) -> io::Result<File> {
+    let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }
 
 #[cfg(test)]
@@ -352,5 +400,92 @@ mod tests {
         write_down(&store, attachment("eth0", Some("tap")));
         assert_eq!(store.recorded(attachment("eth0", None)), attachment("eth0", Some("tap")));
         assert_eq!(store.recorded(attachment("eth1", None)), attachment("eth1", None));
+    }
+
+    fn shared() -> Step {
+        Step::SharedLink { name: "br".to_owned() }
+    }
+
+    #[test]
+    fn step_that_was_undone_is_not_counted_by_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        for interface in ["eth0", "eth1"] {
+            write_down(&store, attachment(interface, None));
+            store.lock(&attachment(interface, None)).unwrap().will(shared()).unwrap();
+        }
+        let mut first = store.lock(&attachment("eth0", None)).unwrap();
+        let mut second = store.lock(&attachment("eth1", None)).unwrap();
+        assert!(store.is_shared("br", &attachment("eth0", None)).unwrap());
+        first.undone(&shared());
+        assert!(!store.is_shared("br", &attachment("eth1", None)).unwrap());
+        second.undone(&shared());
+        assert_eq!(second.entry().steps, []);
+    }
+
+    #[test]
+    fn lines_say_what_is_left_to_undo() {
+        let rows: [(&str, &str, Vec<Step>, Option<usize>); 6] = [
+            ("torn", "{\"step\":\"rules\"}\n{\"step\":\"lea", vec![Step::Rules], None),
+            (
+                "retracted",
+                "{\"step\":\"rules\"}\n{\"step\":\"lease\"}\n\"retracted\"\n",
+                vec![Step::Rules],
+                None,
+            ),
+            (
+                "undone",
+                "{\"step\":\"rules\"}\n{\"step\":\"lease\"}\n{\"undone\":\"rules\"}\n",
+                vec![Step::Lease],
+                None,
+            ),
+            (
+                "twice",
+                "{\"step\":\"rules\"}\n{\"step\":\"rules\"}\n{\"undone\":\"rules\"}\n",
+                vec![Step::Rules],
+                None,
+            ),
+            (
+                "newer",
+                "{\"step\":\"rules\"}\n{\"step\":{\"portal\":{}}}\n\"done\"\n",
+                vec![Step::Rules],
+                Some(2),
+            ),
+            (
+                "newer, retracted",
+                "{\"step\":\"rules\"}\n{\"step\":{\"portal\":{}}}\n\"retracted\"\n",
+                vec![Step::Rules],
+                Some(2),
+            ),
+        ];
+        for (name, text, steps, unknown) in rows {
+            let entry = Entry::parse(text.as_bytes());
+            assert_eq!((entry.steps, entry.unknown), (steps, unknown), "{name}");
+        }
+        assert_eq!(Entry::parse(b"\xff\n").unknown, Some(1));
+    }
+
+    #[test]
+    fn journal_that_is_not_understood_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        let path = store.path(&attachment("eth0", None));
+        fs::write(&path, "{\"step\":{\"portal\":{}}}\n").unwrap();
+        let error = store.lock(&attachment("eth0", None)).unwrap().remove().unwrap_err();
+        assert_eq!(error.msg, format!("line 1 of {} is not understood", path.display()));
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn torn_line_is_not_continued() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        fs::write(store.path(&attachment("eth0", None)), "{\"step\":\"rules\"}\n{\"st").unwrap();
+        store.lock(&attachment("eth0", None)).unwrap().will(Step::Lease).unwrap();
+        let journal = store.lock(&attachment("eth0", None)).unwrap();
+        assert_eq!(
+            (journal.entry().steps.as_slice(), journal.entry().unknown),
+            ([Step::Rules, Step::Lease].as_slice(), None)
+        );
     }
 }

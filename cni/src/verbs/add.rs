@@ -27,7 +27,10 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
         )));
     }
     // A call that was killed, or one for a namespace that is gone. What cannot be undone must stay written down.
-    super::all(undo(call, &host, &store, &journal, &pod))?;
+    super::all(undo(call, &host, &store, &mut journal, &pod))?;
+    if let Some(left) = journal.left_over() {
+        return Err(left);
+    }
     journal.begin(Header {
         attachment: call.attachment.clone(),
         mode: call.settings.mode.as_str().to_owned(),
@@ -44,7 +47,7 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
     match result {
         Ok(result) => Ok(result),
         Err(error) => {
-            if undo(call, &host, &store, &journal, &pod).is_empty() {
+            if undo(call, &host, &store, &mut journal, &pod).is_empty() {
                 let _ = journal.remove();
             }
             Err(error)
@@ -62,13 +65,14 @@ fn readable(call: &Call) -> Result<(), CniError> {
 }
 
 /// Undoes what the journal says; why something is left, if it is.
-fn undo(call: &Call, host: &Netlink, store: &Store, journal: &Journal, pod: &Namespace) -> Vec<CniError> {
-    let entry = journal.entry();
+fn undo(call: &Call, host: &Netlink, store: &Store, journal: &mut Journal, pod: &Namespace) -> Vec<CniError> {
+    let entry = journal.entry().clone();
     let mut undo = Undo {
         attachment: &call.attachment,
         host,
         pod: entry.made_in(pod).then_some(pod),
         store,
+        journal,
         config: &call.config,
         environment: &call.environment,
     };

@@ -18,7 +18,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     let store = Store::new(directory);
     let attachment = store.recorded(attachment);
     let host = Netlink::open()?;
-    let journal = store.lock(&attachment)?;
+    let mut journal = store.lock(&attachment)?;
     let entry = journal.entry().clone();
     // The runtime may have removed the namespace; also of another one, of the same name, nothing is ours.
     let pod = match environment.netns.as_deref().filter(|path| !path.as_os_str().is_empty()) {
@@ -37,13 +37,23 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     if !steps.contains(&Step::Lease) && config.ipam_type().is_some() {
         steps.insert(0, Step::Lease);
     }
-    let mut undo =
-        Undo { attachment: &attachment, host: &host, pod: pod.as_ref(), store: &store, config, environment };
-    let failures = undo.steps(&steps);
-    if failures.is_empty() {
-        journal.remove()?;
+    let mut undo = Undo {
+        attachment: &attachment,
+        host: &host,
+        pod: pod.as_ref(),
+        store: &store,
+        journal: &mut journal,
+        config,
+        environment,
+    };
+    super::all(undo.steps(&steps))?;
+    // To try again would change nothing, and a runtime tries until it succeeds: the pod would never end. The file stays,
+    // GC fails because of it, and a newer version undoes the rest.
+    if let Some(left) = journal.left_over() {
+        tracing::warn!(error = %left, "kept: what could not be undone");
+        return Ok(());
     }
-    super::all(failures)
+    journal.remove()
 }
 
 /// Without a journal: the links in the pod that bear our mark, and what leads to them.

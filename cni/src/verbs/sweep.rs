@@ -60,7 +60,7 @@ pub(super) fn remove(
     attachment: &Attachment,
     unwanted: impl Fn(&Entry) -> bool,
 ) -> Vec<CniError> {
-    let journal = match store.lock(attachment) {
+    let mut journal = match store.lock(attachment) {
         Ok(journal) => journal,
         Err(error) => return vec![error],
     };
@@ -76,7 +76,15 @@ pub(super) fn remove(
         netns: None,
         ..environment.clone()
     };
-    let mut undo = Undo { attachment, host, pod: pod.as_ref(), store, config, environment: &environment };
+    let mut undo = Undo {
+        attachment,
+        host,
+        pod: pod.as_ref(),
+        store,
+        journal: &mut journal,
+        config,
+        environment: &environment,
+    };
     let mut failures = undo.steps(&entry.steps);
     if failures.is_empty() {
         failures.extend(journal.remove().err());
