@@ -206,11 +206,7 @@ impl Wiring for Bridge {
             same(&format!("{}'s promiscMode", bridge.name), &bridge.promiscuous, &true)?;
         }
         let end = |step: &Step| {
-            if let Step::HostLink { name } | Step::Port { name } = step {
-                Some(name.clone())
-            } else {
-                None
-            }
+            if let Step::HostLink { name } | Step::Port { name } = step { Some(name.clone()) } else { None }
         };
         let name = view.entry.steps.iter().find_map(end);
         let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
