@@ -13,9 +13,9 @@ use std::os::fd::AsFd as _;
 use ipnet::{IpNet, Ipv6Net};
 use serde::Deserialize;
 
-use super::bridge::gateway::{everything, forward};
 use super::macvlan::Parent;
 use super::pod_interface::{self, made_link, refuse_taken, sysctl_if_there};
+use super::routing::{everything, forward};
 use super::site::{Call, Site, View, changed, in_pod, same};
 use super::{Wiring, pod_tap};
 use crate::ipam;
@@ -255,15 +255,15 @@ impl Wiring for Ipvlan {
 /// What the pod's kernel is to do for the guest.
 fn prepare(link: &str, tap: &str, result: &CniResult) -> Result<(), CniError> {
     for name in [link, tap] {
-        sysctl_if_there(&format!("net/ipv4/conf/{name}/proxy_arp"), "1");
+        sysctl_if_there(&format!("net/ipv4/conf/{name}/proxy_arp"), "1")?;
         // Answered at once; the default is a random wait of up to 0.8 s.
-        sysctl_if_there(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0");
+        sysctl_if_there(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0")?;
         // Answers come by the ipvlan, though the pod's own default route may be another's (RFC 3704: loose).
-        sysctl_if_there(&format!("net/ipv4/conf/{name}/rp_filter"), "2");
-        sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
-        sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0");
-        sysctl_if_there(&format!("net/ipv6/conf/{name}/proxy_ndp"), "1");
-        sysctl_if_there(&format!("net/ipv6/neigh/{name}/proxy_delay"), "0");
+        sysctl_if_there(&format!("net/ipv4/conf/{name}/rp_filter"), "2")?;
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/proxy_ndp"), "1")?;
+        sysctl_if_there(&format!("net/ipv6/neigh/{name}/proxy_delay"), "0")?;
     }
     result.ips.iter().try_for_each(|ip| forward(ip.address.addr()))
 }

@@ -136,8 +136,8 @@ impl Wiring for Macvtap {
         let link = self.on_node(call, site)?;
         let link = Self::take_in(call, site, &link)?;
         in_pod(site.pod, || {
-            pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
-        })?;
+            pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")
+        })??;
         let up = Change {
             up: Some(true),
             // Which groups the guest is in is not told to the link, which would keep all from it that it did not join:

@@ -14,6 +14,7 @@
 
 mod settings;
 mod site;
+mod routing;
 mod pod_tap;
 mod pod_interface;
 mod rules;

@@ -6,8 +6,8 @@
 
 use serde::Deserialize;
 
-use super::bridge::gateway::{first_host, forward};
 use super::pod_interface::{self, on_node, sysctl_if_there};
+use super::routing::{first_host, forward};
 use super::rules::{self, Wanted};
 use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, same};
@@ -42,14 +42,14 @@ impl Ptp {
     fn host_end(call: &Call, site: &mut Site<'_>, end: &Link, result: &CniResult) -> Result<(), CniError> {
         let name = &end.name;
         if call.settings.tap.wanted {
-            sysctl_if_there(&format!("net/ipv4/conf/{name}/proxy_arp"), "1");
-            sysctl_if_there(&format!("net/ipv6/conf/{name}/proxy_ndp"), "1");
+            sysctl_if_there(&format!("net/ipv4/conf/{name}/proxy_arp"), "1")?;
+            sysctl_if_there(&format!("net/ipv6/conf/{name}/proxy_ndp"), "1")?;
             // ARP is answered at once; the default is a random wait of up to 0.8 s.
-            sysctl_if_there(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0");
+            sysctl_if_there(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0")?;
         }
         // Without a link-local address the node could not ask for the guest's MAC (RFC 4861 7.2.2).
         if !result.ips.iter().any(|ip| ip.address.addr().is_ipv6()) {
-            pod_interface::mute_node_end(call, end);
+            pod_interface::mute_node_end(call, end)?;
         }
         site.host.change(end.index, &Change { up: Some(true), ..Change::default() })?;
         for ip in &result.ips {

@@ -34,7 +34,7 @@ pub(super) fn install(
     }
     if !call.config.port_mappings()?.is_empty() {
         // So that the node reaches a mapped port at 127.0.0.1 too.
-        sysctl_if_there(&format!("net/ipv4/conf/{}/route_localnet", device.name), "1");
+        sysctl_if_there(&format!("net/ipv4/conf/{}/route_localnet", device.name), "1")?;
     }
     site.journal.will(Step::Rules)?;
     Nft::open()

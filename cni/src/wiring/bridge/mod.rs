@@ -2,7 +2,7 @@
 //! bridge, which others use too, nor change what it was made with.
 
 mod options;
-pub(super) mod gateway;
+mod gateway;
 mod port;
 mod overlay;
 
@@ -76,7 +76,7 @@ impl Bridge {
             Err(NetlinkError::Exists { .. }) => return self.usable(pod_interface::made_link(host, name)?),
             Err(error) => return Err(CniError::internal(format!("making bridge {name}: {error}"))),
         }
-        pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+        pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
         let link = pod_interface::made_link(host, name)?;
         // An address that was set stays when ports come and go; neighbours remember it as the gateway's.
         let pinned = Change { mac: link.mac, up: Some(true), ..Change::default() };
@@ -152,7 +152,7 @@ impl Bridge {
             // By the kernel, at random; whoever asks for this very one later is refused.
             site.journal.mac(chosen, &bridge.name)?;
         }
-        pod_interface::mute_node_end(call, &port);
+        pod_interface::mute_node_end(call, &port)?;
         Ok((port, Some(inside)))
     }
 }
