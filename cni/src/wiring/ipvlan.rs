@@ -8,21 +8,20 @@
 //! The guest has IPAM's address, the gateway of IPAM or any other as its router, and for IPv6 `fe80::1`.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::AsFd as _;
 
 use ipnet::{IpNet, Ipv6Net};
 use serde::Deserialize;
 
 use super::macvlan::Parent;
-use super::pod_interface::{self, made_link, refuse_taken, sysctl_if_there};
+use super::pod_interface::{self, made_link, sysctl_if_there};
 use super::routing::{everything, forward};
 use super::site::{Call, Site, View, changed, in_pod, same};
 use super::{Wiring, pod_tap};
 use crate::ipam;
 use crate::journal::Step;
 use crate::netlink::{
-    AddressOptions, Change, Details, Family, IpvlanMode, Kind, Link, Netlink, NetlinkError, NewLink,
-    NewRoute, RouteFilter, RouteKind, Rule, Scope, TABLE_LOCAL, existing_ok,
+    AddressOptions, Change, Details, Family, IpvlanMode, Kind, Link, Netlink, NewLink, NewRoute, RouteFilter,
+    RouteKind, Rule, Scope, TABLE_LOCAL, existing_ok,
 };
 use crate::protocol::{CniError, CniResult, Code};
 use crate::tap;
@@ -60,36 +59,16 @@ impl Ipvlan {
                 return Err(CniError::config("ipvlanMode", format!("{other:?}"), "must be l2, l3 or l3s"));
             }
         };
-        let given = call.config.previous()?.is_some_and(|previous| !previous.ips.is_empty());
-        if call.config.ipam_type().is_none() && !given {
-            let why = "an ipvlan takes packets by their addresses, so it needs some";
-            return Err(CniError::config("ipam", "missing", why));
-        }
         Ok(Self { parent: Parent::read(call)?, mode })
     }
 
     fn make(&self, call: &Call, site: &mut Site<'_>) -> Result<Link, CniError> {
         let parent = self.parent.link(site.host, Some(site.inside))?;
-        let name = &call.attachment.interface;
-        refuse_taken(site.inside, name)?;
-        site.journal.will(Step::PodLink { name: name.clone() })?;
         let new = NewLink {
             mtu: self.parent.mtu(call, &parent)?.or(Some(parent.mtu)),
-            parent: Some(parent.index),
-            ..NewLink::new(name, Kind::Ipvlan { mode: self.mode })
+            ..NewLink::new(&call.attachment.interface, Kind::Ipvlan { mode: self.mode })
         };
-        let made = if self.parent.is_in_container() {
-            site.inside.create(&new)
-        } else {
-            site.host.create(&NewLink { namespace: Some(site.pod.as_fd()), ..new })
-        };
-        if matches!(made, Err(NetlinkError::Exists { .. })) {
-            site.journal.retract()?;
-        }
-        made.map_err(|error| {
-            CniError::internal(format!("making ipvlan {name} on {}: {error}", parent.name))
-        })?;
-        made_link(site.inside, name)
+        pod_interface::upon(call, site, &parent, self.parent.is_in_container(), new)
     }
 
     /// The pod becomes the guest's router.
@@ -191,15 +170,18 @@ impl Ipvlan {
 
 impl Wiring for Ipvlan {
     fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {
+        // Those of the plugins before, which only an ADD is told.
+        let given = call.config.previous()?.filter(|_| call.config.ipam_type().is_none());
+        if call.config.ipam_type().is_none() && given.as_ref().is_none_or(|given| given.ips.is_empty()) {
+            let why = "an ipvlan takes packets by their addresses, so it needs some";
+            return Err(CniError::config("ipam", "missing", why));
+        }
         let link = self.make(call, site)?;
-        let mut result = match call.config.previous()? {
-            Some(previous) if call.config.ipam_type().is_none() => {
-                CniResult { interfaces: Vec::new(), ..previous }
-            }
-            _ => {
-                site.journal.will(Step::Lease)?;
-                ipam::add(&call.config, &call.environment)?.unwrap_or_default()
-            }
+        let mut result = if let Some(given) = given {
+            CniResult { interfaces: Vec::new(), ..given }
+        } else {
+            site.journal.will(Step::Lease)?;
+            ipam::add(&call.config, &call.environment)?.unwrap_or_default()
         };
         for ip in &mut result.ips {
             ip.interface = Some(0);

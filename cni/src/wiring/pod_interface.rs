@@ -57,6 +57,32 @@ pub(super) fn veth(
     Ok((made_link(site.host, &name)?, made_link(site.inside, inside)?))
 }
 
+/// Makes the interface on another link, `beneath`: one of the node or, with `in_pod`, of the pod. It is down.
+pub(super) fn upon(
+    call: &Call,
+    site: &mut Site<'_>,
+    beneath: &Link,
+    in_pod: bool,
+    new: NewLink<'_>,
+) -> Result<Link, CniError> {
+    let (name, kind) = (new.name.clone(), new.kind.name());
+    refuse_taken(site.inside, &name)?;
+    site.journal.will(Step::PodLink { name: name.clone() })?;
+    let new = NewLink { parent: Some(beneath.index), ..new };
+    let made = if in_pod {
+        site.inside.create(&new)
+    } else {
+        site.host.create(&NewLink { namespace: Some(site.pod.as_fd()), ..new })
+    };
+    if matches!(made, Err(NetlinkError::Exists { .. })) {
+        site.journal.retract()?;
+    }
+    made.map_err(|error| CniError::internal(format!("making {kind} {name} on {}: {error}", beneath.name)))?;
+    let link = made_link(site.inside, &name)?;
+    site.inside.change(link.index, &Change { alias: Some(call.alias()), ..Change::default() })?;
+    Ok(link)
+}
+
 /// Takes IPv6 from the node's end of a VM's veth pair, before it comes up: there is nothing for it to say, but a node that
 /// forwards would report its multicast groups to the guest, even without an address. For a container it stays as the
 /// reference plugins make it.
