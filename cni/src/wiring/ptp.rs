@@ -144,7 +144,7 @@ impl Wiring for Ptp {
                 return Err(changed(format!("{} no longer has the gateway's address {gateway}", end.name)));
             }
         }
-        rules::check(call, self.rules(), previous)
+        rules::check(call, self.rules(), previous, &end)
     }
 
     fn ready(&self, call: &Call, _host: &Netlink) -> Result<(), CniError> {

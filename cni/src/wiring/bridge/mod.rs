@@ -213,7 +213,7 @@ impl Wiring for Bridge {
         let port = existing(view.host, &name, "on the node")?;
         port::check(&self.options, view, &bridge, &port)?;
         pod_interface::check_mtu(previous, &port)?;
-        rules::check(call, self.rules(&port, previous)?, previous)?;
+        rules::check(call, self.rules(&port, previous)?, previous, &bridge)?;
         if view.entry.steps.iter().any(|step| matches!(step, Step::Port { .. })) {
             return Ok(());
         }
