@@ -39,13 +39,14 @@ pub fn read(path: &str) -> Result<String, SysctlError> {
 
 /// What is in the folder `path`, as in `net/ipv6/conf`: there, the names of the links.
 pub fn list(path: &str) -> Result<Vec<String>, SysctlError> {
-    let entries = fs::read_dir(file(path)?).and_then(|entries| {
+    let entries: io::Result<_> = fs::read_dir(file(path)?).and_then(|entries| {
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     });
-    entries.map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => SysctlError::NotFound(path.to_owned()),
-        _ => SysctlError::Read { path: path.to_owned(), source },
-    })
+    match entries {
+        Ok(names) => Ok(names),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SysctlError::NotFound(path.to_owned())),
+        Err(source) => Err(SysctlError::Read { path: path.to_owned(), source }),
+    }
 }
 
 /// Sets `path`, as in `net/ipv4/conf/eth0/proxy_arp`, to `value`.

@@ -65,11 +65,6 @@ pub fn create(new: &NewTap) -> Result<(), TapError> {
     set(&device, libc::TUNSETPERSIST, 1).map_err(failed("TUNSETPERSIST"))
 }
 
-/// Whether taps can be made here at all.
-pub fn available() -> Result<(), TapError> {
-    open().map(drop)
-}
-
 fn open() -> Result<File, TapError> {
     OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| match error.raw_os_error() {
         // A node without its driver is ENODEV or ENXIO.

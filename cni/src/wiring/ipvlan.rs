@@ -16,15 +16,14 @@ use super::macvlan::Parent;
 use super::pod_interface::{self, made_link, sysctl_if_there};
 use super::routing::{everything, forward};
 use super::site::{Call, Site, View, changed, in_pod, same};
-use super::{Wiring, pod_tap};
+use super::{Wiring, kernel, pod_tap};
 use crate::ipam;
 use crate::journal::Step;
 use crate::netlink::{
     AddressOptions, Change, Details, Family, IpvlanMode, Kind, Link, Netlink, NewLink, NewRoute, RouteFilter,
     RouteKind, Rule, Scope, TABLE_LOCAL, existing_ok,
 };
-use crate::protocol::{CniError, CniResult, Code};
-use crate::tap;
+use crate::protocol::{CniError, CniResult};
 
 /// The guest's router in IPv6; every tap has it.
 const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -227,9 +226,7 @@ impl Wiring for Ipvlan {
     }
 
     fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError> {
-        if call.settings.tap.wanted {
-            tap::available().map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))?;
-        }
+        kernel::ready(call)?;
         super::macvlan::ready(&self.parent, host)
     }
 }

@@ -3,11 +3,11 @@
 
 use serde::Deserialize;
 
-use super::Wiring;
 use super::pod_interface::{self, made_link};
 use super::settings::interface_name;
 use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, same};
+use super::{Wiring, kernel};
 use crate::ipam;
 use crate::journal::Step;
 use crate::netlink::{Details, Kind, Link, MacvlanMode, Netlink, NewLink};
@@ -144,7 +144,8 @@ impl Wiring for Macvlan {
         check_parent(&self.parent, view, &link)
     }
 
-    fn ready(&self, _call: &Call, host: &Netlink) -> Result<(), CniError> {
+    fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError> {
+        kernel::ready(call)?;
         ready(&self.parent, host)
     }
 }

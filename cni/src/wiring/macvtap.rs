@@ -12,11 +12,11 @@ use std::os::fd::AsFd as _;
 
 use serde::Deserialize;
 
-use super::Wiring;
 use super::macvlan::{self, Parent};
 use super::pod_interface::{self, made_link, refuse_taken};
 use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
+use super::{Wiring, kernel};
 use crate::journal::Step;
 use crate::netlink::{Change, Kind, Link, Netlink, NewLink};
 use crate::protocol::{CniError, CniResult, Code};
@@ -181,6 +181,7 @@ impl Wiring for Macvtap {
     }
 
     fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError> {
+        kernel::ready(call)?;
         if call.config.device_id()?.is_some() { Ok(()) } else { macvlan::ready(&self.parent, host) }
     }
 

@@ -15,6 +15,7 @@
 mod settings;
 mod site;
 mod routing;
+mod kernel;
 mod pod_tap;
 mod pod_interface;
 mod rules;

@@ -18,13 +18,12 @@ use super::routing::{first_host, forward};
 use super::rules::{self, Wanted};
 use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, same};
-use super::{Wiring, pod_tap};
+use super::{Wiring, kernel, pod_tap};
 use crate::ipam;
 use crate::journal::Step;
 use crate::netlink::{AddressOptions, Change, Link, Netlink, NewRoute, RouteFilter, Scope, existing_ok};
 use crate::protocol::{CniError, CniResult, Code, Config};
 use crate::sysctl;
-use crate::tap;
 
 /// This mode's keys.
 #[derive(Debug, Deserialize)]
@@ -148,12 +147,11 @@ impl Wiring for Ptp {
     }
 
     fn ready(&self, call: &Call, _host: &Netlink) -> Result<(), CniError> {
-        let unavailable = |why: String| CniError::new(Code::NotAvailable, why);
+        kernel::ready(call)?;
         rules::ready(self.masquerade, false)?;
-        if call.settings.tap.wanted {
-            tap::available().map_err(|error| unavailable(error.to_string()))?;
-        }
-        sysctl::read("net/ipv4/ip_forward").map(drop).map_err(|error| unavailable(error.to_string()))
+        sysctl::read("net/ipv4/ip_forward")
+            .map(drop)
+            .map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))
     }
 
     fn leftovers(&self, call: &Call) -> Vec<Step> {
@@ -174,11 +172,11 @@ fn gateway(address: IpNet, given: Option<IpAddr>) -> Result<IpAddr, CniError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::gateway;
 
     #[test]
     fn gateway_is_given_or_the_first_other_host() {
-        for (address, given, gateway) in [
+        for (address, given, expected) in [
             ("10.8.0.5/24", None, Some("10.8.0.1")),
             ("10.8.0.5/24", Some("10.8.0.9"), Some("10.8.0.9")),
             ("10.8.0.5/24", Some("192.0.2.1"), Some("192.0.2.1")),
@@ -193,9 +191,9 @@ mod tests {
             ("10.8.0.5/24", Some("10.8.0.5"), None),
         ] {
             let parse = |text: &str| text.parse().unwrap();
-            let is = super::gateway(address.parse().unwrap(), given.map(parse));
+            let is = gateway(address.parse().unwrap(), given.map(parse));
             assert!(is.as_ref().map_or_else(|error| error.code == 7, |_| true), "{is:?}");
-            assert_eq!(is.ok(), gateway.map(parse), "{address} {given:?}");
+            assert_eq!(is.ok(), expected.map(parse), "{address} {given:?}");
         }
     }
 }

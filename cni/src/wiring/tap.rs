@@ -5,12 +5,11 @@ use serde::Deserialize;
 use super::settings::interface_name;
 use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing};
-use super::{Wiring, pod_tap};
+use super::{Wiring, kernel, pod_tap};
 use crate::attachment::kubevirt_interface;
 use crate::journal::Step;
 use crate::netlink::{Link, Netlink};
 use crate::protocol::{CniError, CniResult, Code, Config};
-use crate::tap;
 
 /// Made for every pod, for its first network.
 const EVERY_PODS: &str = "eth0";
@@ -153,8 +152,8 @@ impl Wiring for Tap {
         super::site::same(&format!("{}'s MTU", tap.name), &tap.mtu, &mtu)
     }
 
-    fn ready(&self, _call: &Call, _host: &Netlink) -> Result<(), CniError> {
-        tap::available().map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))
+    fn ready(&self, call: &Call, _host: &Netlink) -> Result<(), CniError> {
+        kernel::ready(call)
     }
 }
 

@@ -10,12 +10,11 @@ use super::pod_interface::{self, on_node};
 use super::rules::{self, Wanted};
 use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, same};
-use super::{Wiring, pod_tap};
+use super::{Wiring, kernel, pod_tap};
 use crate::ipam;
 use crate::journal::{SHARED_LINKS, Step};
 use crate::netlink::{Change, Details, Kind, Link, Netlink, NetlinkError, NewLink, existing_ok};
 use crate::protocol::{CniError, CniResult, Code, MacAddress};
-use crate::tap;
 use options::Options;
 use overlay::Overlay;
 
@@ -244,10 +243,7 @@ impl Wiring for Bridge {
         }
         self.overlay.as_ref().map_or(Ok(()), |overlay| overlay.ready(host))?;
         rules::ready(self.options.masquerade, self.options.spoof_check)?;
-        if call.settings.tap.wanted {
-            tap::available().map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))?;
-        }
-        Ok(())
+        kernel::ready(call)
     }
 
     fn leftovers(&self, call: &Call) -> Vec<Step> {
