@@ -284,8 +284,9 @@ impl Overlay {
     }
 }
 
+/// As good as what is learnt, but for ageing: nobody would tell of it again.
 fn entry(mac: [u8; 6], on_master: bool, dst: Option<IpAddr>) -> FdbEntry {
-    FdbEntry { mac, on_master, vlan: None, dst, permanent: false }
+    FdbEntry { mac, on_master, vlan: None, dst, permanent: true }
 }
 
 fn missing(local: IpAddr) -> CniError {
