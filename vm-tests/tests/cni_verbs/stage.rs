@@ -158,14 +158,6 @@ impl Stage {
         self.node.comes_back_to(before, &[], &[])
     }
 
-    /// But for what is in pods.
-    pub(crate) fn node_is_as(&self, before: &Snapshot) -> anyhow::Result<()> {
-        self.has_no_journal()?;
-        self.has_no_device()?;
-        let outside_pods = |snapshot: &Snapshot| snapshot.without(&["pod0/", "pod1/", "pod2/", "outside/"]);
-        outside_pods(before).compare(&outside_pods(&self.snapshot()?), &[])
-    }
-
     fn has_no_journal(&self) -> anyhow::Result<()> {
         let left = self.journals();
         ensure!(left.is_empty(), "the state folder has {left:?}");
