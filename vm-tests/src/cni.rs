@@ -10,8 +10,10 @@ mod network;
 mod runtime;
 mod multus;
 mod snapshot;
+mod containerd;
 
 pub use call::{Call, Plugin};
+pub use containerd::{Container, Containerd, Cri, HostPort, Sandbox};
 pub use multus::{Multus, Pod, Selection};
 pub use network::{Attachment, Network};
 pub use node::{Node, REFERENCE};

@@ -1,12 +1,12 @@
 //! A guest without a machine: a network namespace whose `eth0` is the other end of a pod's tap, so that programs in that
-//! namespace are where a VM's would be. It opens the tap as QEMU does.
+//! namespace are where a VM's would be. It opens the tap as QEMU does, a macvtap by its device node.
 //!
 //! Frames are copied as they are, and nothing is left undone in them: the kernel segments and sums before it hands a frame
 //! over. With `--offload` it does not: frames of up to 64 KiB pass whole, as between a guest's virtio driver and QEMU. It
 //! must never answer a frame or change one.
 
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub const READY: &str = "ready";
 pub const NIC: &str = "eth0";
 
 const USAGE: &str = "usage: tap-guest TAP GUEST-NAMESPACE-FILE MTU [--offload]\n\
-    Connects TAP of this namespace to an eth0 that it makes in the other.";
+    Connects TAP, of this namespace or the path of a macvtap's device, to an eth0 that it makes in the other.";
 
 /// The argument for large frames.
 const OFFLOAD: &str = "--offload";
@@ -40,7 +40,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes `guest` the guest of the tap `tap` of `pod`, with a NIC that is up. It ends with the value.
 pub fn start(lab: &Lab, pod: &Namespace, tap: &str, guest: &Namespace, mtu: u16) -> anyhow::Result<Child> {
-    start_with(lab, pod, tap, guest, mtu, &[])
+    start_with(lab.directory(), pod, tap, guest, mtu, &[])
 }
 
 /// Like [`start`], with large frames.
@@ -51,11 +51,22 @@ pub fn start_offloading(
     guest: &Namespace,
     mtu: u16,
 ) -> anyhow::Result<Child> {
-    start_with(lab, pod, tap, guest, mtu, &[OFFLOAD])
+    start_with(lab.directory(), pod, tap, guest, mtu, &[OFFLOAD])
+}
+
+/// The same with its log in `folder`, without a lab. `tap` may also be the path of a macvtap's device.
+pub fn start_in(
+    folder: &Path,
+    pod: &Namespace,
+    tap: &str,
+    guest: &Namespace,
+    mtu: u16,
+) -> anyhow::Result<Child> {
+    start_with(folder, pod, tap, guest, mtu, &[])
 }
 
 fn start_with(
-    lab: &Lab,
+    folder: &Path,
     pod: &Namespace,
     tap: &str,
     guest: &Namespace,
@@ -64,7 +75,8 @@ fn start_with(
 ) -> anyhow::Result<Child> {
     let mut command = pod.command(binary("tap-guest")?);
     command.arg(tap).arg(guest.path()).arg(mtu.to_string()).args(more);
-    let mut child = lab.spawn(&format!("tap-guest-{}-{tap}", pod.name()), command)?;
+    let name = format!("tap-guest-{}-{}", pod.name(), tap.replace('/', "-"));
+    let mut child = Child::spawn(&name, command, &folder.join(format!("{name}.log")))?;
     child.wait_for_line(START_LIMIT, READY)?;
     Ok(child)
 }
@@ -106,8 +118,11 @@ fn run(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
     }
 }
 
-/// A tap that somebody made, of either kind.
+/// A tap that somebody made, of either kind, or a macvtap.
 fn open(name: &str) -> anyhow::Result<Tap> {
+    if name.starts_with('/') {
+        return Tap::open_macvtap(Path::new(name));
+    }
     // An open of a tap that is not there would make one.
     let links = std::fs::read_to_string("/proc/self/net/dev").context("read the links")?;
     let there = links.lines().any(|line| line.trim_start().starts_with(&format!("{name}:")));

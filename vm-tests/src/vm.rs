@@ -50,6 +50,8 @@ pub struct Options {
     /// What the machine says the network's MTU is, in bytes. `None`: it says nothing.
     pub mtu: Option<u16>,
     pub netdev: Netdev,
+    /// NICs besides, on taps. For device nodes among them [`Options::user`] is needed.
+    pub more: Vec<TapNic>,
     /// Who touches the memory first, and so is charged for it.
     pub first_touch: FirstTouch,
     /// A memory balloon that tells QEMU of pages that the guest does not use; QEMU gives them back.
@@ -58,6 +60,24 @@ pub struct Options {
     pub user: Option<u32>,
     /// More words for the guest's kernel.
     pub kernel_arguments: &'static str,
+}
+
+/// One more NIC.
+#[derive(Debug, Clone)]
+pub struct TapNic {
+    pub mac: String,
+    /// What the machine says the network's MTU is, in bytes. `None`: it says nothing.
+    pub mtu: Option<u16>,
+    pub tap: TapEnd,
+}
+
+/// What a NIC's frames go to.
+#[derive(Debug, Clone)]
+pub enum TapEnd {
+    /// A tap as [`Netdev::Tap`] has it.
+    Named { name: String, queues: u16 },
+    /// The device node of a macvtap, which QEMU's user opens before it becomes QEMU.
+    Node(PathBuf),
 }
 
 /// Who is charged for the guest's memory.
@@ -103,6 +123,7 @@ impl Options {
             mac: "52:54:00:12:34:56".to_owned(),
             mtu: None,
             netdev,
+            more: Vec::new(),
             first_touch: FirstTouch::Whoever,
             free_page_reporting: false,
             user: None,
@@ -135,6 +156,20 @@ impl Vm {
         Ok(vm)
     }
 
+    /// Boots several at once, each as [`Vm::boot`] does.
+    pub fn boot_all(image: &Image, wanted: &[(&Namespace, &Path, &Options)]) -> anyhow::Result<Vec<Self>> {
+        let mut vms = Vec::new();
+        for (namespace, directory, options) in wanted {
+            let mut vm = Self::start(namespace, directory, image, options, None)?;
+            vm.resume()?;
+            vms.push(vm);
+        }
+        for vm in &mut vms {
+            vm.wait_until_ready()?;
+        }
+        Ok(vms)
+    }
+
     /// Starts QEMU with its CPUs stopped; `incoming` is where it waits for another's guest.
     fn start(
         namespace: &Namespace,
@@ -150,9 +185,15 @@ impl Vm {
             let _ = std::fs::remove_file(socket); // of a QEMU that was killed, or not there
         }
         let (mut command, image) = match options.user {
-            None => (namespace.command(QEMU), image.clone()),
+            None => {
+                anyhow::ensure!(machine::nodes(options).is_empty(), "device nodes are opened by a user");
+                (namespace.command(QEMU), image.clone())
+            }
             // What this machine's user may read, another may not.
-            Some(user) => (privilege::command(namespace, user, QEMU)?, image.copy_to(directory)?),
+            Some(user) => {
+                let devices = machine::nodes(options);
+                (privilege::command(namespace, user, &devices, QEMU)?, image.copy_to(directory)?)
+            }
         };
         machine::machine(&mut command, &image, options);
         machine::devices(&mut command, options, &console, &agent, &monitor);

@@ -165,3 +165,123 @@ fn list(records: Vec<Record>) -> Result<Report, ExplainError> {
     let wrong = records.iter().filter_map(|record| findings::gone(record, &node)).collect();
     Ok(Report { traces: Vec::new(), wrong, attachments: Some(records.iter().map(Attached::of).collect()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::facts::Facts;
+    use super::*;
+
+    fn report(facts: &Facts) -> Report {
+        let traces = path::all(facts).iter().map(trace_of).collect();
+        Report { traces, wrong: Vec::new(), attachments: None }
+    }
+
+    #[test]
+    fn each_mode_has_its_hops_both_ways() {
+        type Row = (&'static str, Facts, &'static [&'static str], &'static [&'static str]);
+        let rows: [Row; 9] = [
+            ("tap", fixture::tap(), &["tap0", "eth0", "veth7", "routing"], &["veth7", "eth0", "tap0"]),
+            (
+                "bridge",
+                fixture::bridge(),
+                &["tap0", "eth0", "veth7", "br0", "eth1"],
+                &["br0", "veth7", "eth0", "tap0"],
+            ),
+            (
+                "gateway",
+                fixture::gateway(),
+                &["tap0", "eth0", "veth7", "br0", "routing", "default"],
+                &["10.7.0.2", "br0", "veth7", "eth0", "tap0"],
+            ),
+            (
+                "vxlan",
+                fixture::vxlan(),
+                &["tap0", "eth0", "veth7", "br0", "vxlan42"],
+                &["br0", "veth7", "eth0", "tap0"],
+            ),
+            (
+                "ptp",
+                fixture::ptp(),
+                &["tap0", "eth0", "veth7", "routing", "default"],
+                &["10.8.0.2", "veth7", "eth0", "tap0"],
+            ),
+            ("macvtap", fixture::macvtap(), &["/dev/tap2", "eth0", "eth1"], &["eth1", "eth0"]),
+            ("ipvlan", fixture::ipvlan(), &["tap0", "eth0", "eth1"], &["eth1", "eth0", "tap0"]),
+            ("passt", fixture::passt(), &["pod's sockets"], &["pod's sockets"]),
+            ("none", fixture::none(), &["tap0"], &[]),
+        ];
+        for (mode, facts, out, back) in rows {
+            let trace = report(&facts).traces.remove(0);
+            let names = |hops: &[trace::Hop]| hops.iter().map(|hop| hop.name.clone()).collect::<Vec<_>>();
+            assert_eq!(names(&trace.out), out, "{mode}, out");
+            assert_eq!(names(&trace.back), back, "{mode}, back");
+        }
+    }
+
+    #[test]
+    fn text_is_aligned_and_ends_with_what_is_wrong() {
+        let mut facts = fixture::gateway();
+        facts.marks.as_mut().unwrap()[1].frames = Some(1);
+        assert_eq!(report(&facts).to_string(), GATEWAY);
+    }
+
+    const GATEWAY: &str = "\
+tap0: eth0 on network net, mode bridge
+container c0ffee
+netns /run/netns/pod
+
+from the VM
+  tap0             pod   tap     MTU 1500  up, open, for user 107 and group 107, one queue, redirected to eth0
+  eth0             pod   veth    MTU 1500  up, 02:00:00:00:00:05, mute, 10.7.0.2/24
+  veth7            node  veth    MTU 1500  up, port of br0, drops MACs other than 02:00:00:00:00:05 (1 frame so far)
+  br0              node  bridge  MTU 1500  up, 10.7.0.1/24, no uplink
+  routing          node  stack             ipv4.ip_forward 1, masquerade
+  default          node  route             by 192.0.2.1 through eth1
+
+to the VM
+  10.7.0.2         node  route   10.7.0.0/24 through br0
+  br0              node  bridge  no other port: from the node itself
+  veth7            node  veth    no station learnt yet: frames are flooded to it
+  eth0             pod   veth    redirected to tap0
+  tap0             pod   tap     to the VM's NIC
+
+wrong
+  veth7 (node): 1 frame dropped: the guest sends from another MAC than 02:00:00:00:00:05; \
+give the VM's interface this MAC, or the network \"macspoofchk\": false
+";
+
+    #[test]
+    fn json_has_the_same_and_status_follows_the_findings() {
+        let mut facts = fixture::bridge();
+        assert!(report(&facts).is_fine());
+        facts.pod.redirects.clear();
+        let report = report(&facts);
+        assert!(!report.is_fine());
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        let trace = &json["traces"][0];
+        assert_eq!(trace["attachment"]["container"], "c0ffee");
+        assert_eq!(trace["out"][0]["name"], "tap0");
+        assert_eq!(trace["out"][0]["where"], "pod");
+        assert_eq!(trace["out"][0]["mtu"], 1500);
+        assert_eq!(trace["wrong"][0]["id"], "redirect-missing");
+        assert!(trace["wrong"][0]["do"].is_string());
+    }
+
+    #[test]
+    fn attachments_are_listed_in_columns() {
+        let record = fixture::bridge().records.remove(0);
+        let gone = Record { pod: Pod::Gone, mode: "macvtap".to_owned(), ..record.clone() };
+        let half = Record { done: false, ..record.clone() };
+        let attachments = Some([record, gone, half].iter().map(Attached::of).collect());
+        let report = Report { traces: Vec::new(), wrong: Vec::new(), attachments };
+        let expected = "\
+CONTAINER  INTERFACE  NETWORK  MODE     STATE       NETNS
+c0ffee     eth0       net      bridge   alive       /run/netns/pod
+c0ffee     eth0       net      macvtap  gone        /run/netns/pod
+c0ffee     eth0       net      bridge   unfinished  /run/netns/pod
+
+nothing is wrong
+";
+        assert_eq!(report.to_string(), expected);
+    }
+}

@@ -91,6 +91,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Path<'_>> {
         .map(|record| from_record(facts, record))
         .collect();
     paths.extend(others);
+    paths.sort_by_key(|path| (path.interface(), path.name()));
     paths
 }
 
@@ -189,6 +190,16 @@ impl<'a> Path<'a> {
             (_, None, Some(record)) => &record.attachment.interface,
             (_, None, None) => "?",
         }
+    }
+
+    /// Of the attachment, as the runtime calls it.
+    fn interface(&self) -> &'a str {
+        self.record.map_or_else(|| self.name(), |record| &record.attachment.interface)
+    }
+
+    /// Whether the pod routes between tap and NIC, where others are redirected to each other.
+    pub(super) fn is_routed_in_pod(&self) -> bool {
+        matches!(self.guest, Guest::Tap(_)) && self.record.is_some_and(|record| record.mode == "ipvlan")
     }
 
     /// The other end of the NIC, on the node.

@@ -90,7 +90,7 @@ impl fmt::Display for Report {
             let gap = if place == 0 { "" } else { "\n" };
             write!(formatter, "{gap}{trace}")?;
         }
-        if !self.wrong.is_empty() {
+        if self.traces.is_empty() {
             let gap = if self.attachments.is_some() { "\n" } else { "" };
             write!(formatter, "{gap}")?;
             write_wrong(formatter, &self.wrong)?;
@@ -138,11 +138,11 @@ fn write_hops(
         return Ok(());
     }
     writeln!(formatter, "{title}")?;
-    let has_mtu = hops.iter().any(|hop| hop.mtu.is_some());
+    let mtu_of = |hop: &Hop| hop.mtu.map(|mtu| format!("MTU {mtu}")).unwrap_or_default();
+    let mtu_width = hops.iter().map(|hop| mtu_of(hop).len()).max().unwrap_or(0);
     for hop in hops {
         let called = if hop.branch { format!("{BRANCH}{}", hop.name) } else { hop.name.clone() };
-        let mtu = hop.mtu.map(|mtu| format!("MTU {mtu}")).unwrap_or_default();
-        let mtu = if has_mtu { format!("  {mtu:MTU_WIDTH$}") } else { String::new() };
+        let mtu = if mtu_width > 0 { format!("  {:mtu_width$}", mtu_of(hop)) } else { String::new() };
         let line = format!(
             "  {called:name$}  {:place$}  {:kind$}{mtu}  {}",
             hop.place.as_str(),
@@ -197,9 +197,6 @@ const BRANCH: &str = "+ ";
 
 /// Most links' names fit, so that columns of several pods stand alike.
 const NAME_WIDTH: usize = 15;
-
-/// `MTU 65535`.
-const MTU_WIDTH: usize = 9;
 
 /// As much of a container's id as other tools show, and `--container` takes it.
 const CONTAINER_WIDTH: usize = 13;

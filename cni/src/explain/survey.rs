@@ -35,7 +35,8 @@ pub(super) fn facts(pod: &Namespace, records: Vec<Record>, user: u32) -> Result<
     details(&host, &mut facts.node, &wanted)?;
     bridges(&host, &mut facts.node, &wanted)?;
     facts.node.settings = settings(&node_settings(&facts.node, &wanted));
-    let paths: Vec<String> = TRANSLATOR.iter().map(|path| (*path).to_owned()).collect();
+    let paths = TRANSLATOR.iter().map(|path| (*path).to_owned());
+    let paths: Vec<String> = paths.chain([true, false].map(|v4| forwarding(v4).to_owned())).collect();
     facts.pod.settings = pod.run(|| settings(&paths)).map_err(ExplainError::Enter)?;
     facts.devices = facts.pod.links.iter().filter_map(device).collect();
     Ok(facts)

@@ -101,8 +101,7 @@ pub(super) fn out(path: &Path<'_>) -> Vec<Hop> {
     match &path.beyond {
         Beyond::Nothing => {}
         Beyond::Unseen => hops.push(
-            Hop::new("?", Place::Node, "veth")
-                .say("the NIC's other end is in none of the two namespaces looked at"),
+            Hop::new("?", Place::Node, "veth").say("the NIC's other end is in neither namespace looked at"),
         ),
         Beyond::Foreign => {
             hops.push(Hop::new("?", Place::Node, "?").say("beyond the NIC, another plugin's network"))
@@ -151,10 +150,12 @@ pub(super) fn back(path: &Path<'_>) -> Vec<Hop> {
         }
         Beyond::Switch { end, .. } => hops.push(end_inward(node, end)),
         Beyond::Parent { parent } => {
-            hops.push(
-                Hop::new(&parent.name, Place::Node, kind(parent))
-                    .say("frames for the MAC of the link on it, broadcasts, and multicasts asked for"),
+            let what = path.nic.and_then(|nic| nic.mac).filter(|mac| Some(*mac) != parent.mac);
+            let what = what.map_or_else(
+                || "packets for the addresses above".to_owned(),
+                |mac| format!("frames for {mac}, broadcasts, multicasts asked for"),
             );
+            hops.push(Hop::new(&parent.name, Place::Node, kind(parent)).say(what));
         }
         Beyond::Nothing | Beyond::Unseen | Beyond::Foreign => {}
     }
@@ -184,7 +185,20 @@ fn tap(path: &Path<'_>, name: &str) -> Hop {
         .say_if(!tun.vnet_hdr, "no offloads")
         .say_all(path.facts.pod.limits.get(&link.index).map(|tbf| limit("to the VM", tbf)))
         .say_all(path.facts.pod.redirects(link).iter().map(|to| redirect(&path.facts.pod, *to)))
-        .say_if(path.facts.pod.redirects(link).is_empty(), "no redirect")
+        .say_all(not_redirected(path, link))
+}
+
+/// Where frames of a tap go that is not redirected.
+fn not_redirected(path: &Path<'_>, tap: &Link) -> Option<String> {
+    if !path.facts.pod.redirects(tap).is_empty() {
+        return None;
+    }
+    let nic = path.nic.map_or("?", |nic| &nic.name);
+    Some(match path.record.map(|record| record.mode.as_str()) {
+        Some("none") => "leads nowhere, as mode none has it".to_owned(),
+        Some("ipvlan") => format!("routed by the pod to {nic}"),
+        _ => "no redirect".to_owned(),
+    })
 }
 
 fn device(path: &Path<'_>, nic: &Link) -> Hop {
@@ -211,7 +225,12 @@ fn nic_outward(path: &Path<'_>, nic: &Link) -> Hop {
     let mode = match &nic.details {
         Details::Macvlan { mode } => mode.map(|mode| format!("mode {mode:?}").to_lowercase()),
         Details::Ipvlan { mode } => mode.map(|mode| format!("mode {mode:?}").to_lowercase()),
-        _ => None,
+        Details::Other
+        | Details::Bridge { .. }
+        | Details::Veth
+        | Details::Vxlan { .. }
+        | Details::Vlan { .. }
+        | Details::Tun(_) => None,
     };
     Hop::link(nic, Place::Pod)
         .say_all(nic.mac.map(|mac| mac.to_string()))
@@ -228,6 +247,10 @@ fn inward(path: &Path<'_>, nic: &Link) -> Hop {
     let hop =
         Hop::new(&nic.name, Place::Pod, kind(nic)).say_all(redirects.iter().map(|to| redirect(pod, *to)));
     match path.guest {
+        Guest::Tap(name) if path.is_routed_in_pod() => {
+            let to = path.addresses().into_iter().map(|address| address.network.addr().to_string());
+            hop.say(format!("{} routed by the pod to {name}", and(&to.collect::<Vec<_>>())))
+        }
         Guest::Tap(_) => hop.say_if(redirects.is_empty(), "no redirect: up to the pod itself"),
         Guest::Macvtap => hop.say("to the VM's NIC"),
         Guest::Container | Guest::Translator => hop.say("up to the container"),
@@ -325,16 +348,12 @@ fn uplink(node: &View, link: &Link) -> Hop {
     let hop = Hop::link(link, Place::Node)
         .say_all(flags.map(|port| port_flags(master, port)))
         .say_all(vlans(node.vlans(link)));
-    match &link.details {
-        Details::Vxlan { settings, device } => {
-            let device = device.and_then(|index| node.at(index)).map(|link| format!("through {}", link.name));
-            hop.say(format!("VNI {}, UDP port {}", settings.vni, settings.port))
-                .say_all(settings.local.map(|local| format!("from {local}")))
-                .say_all(device)
-                .say(peers(node, link, settings))
-        }
-        _ => hop.say("uplink"),
-    }
+    let Details::Vxlan { settings, device } = &link.details else { return hop.say("uplink") };
+    let device = device.and_then(|index| node.at(index)).map(|link| format!("through {}", link.name));
+    hop.say(format!("VNI {}, UDP port {}", settings.vni, settings.port))
+        .say_all(settings.local.map(|local| format!("from {local}")))
+        .say_all(device)
+        .say(peers(node, link, settings))
 }
 
 fn peers(node: &View, link: &Link, settings: &Vxlan) -> String {
@@ -355,10 +374,9 @@ fn gateways<'a>(bridge: &'a Bridge<'_>) -> impl Iterator<Item = Hop> + 'a {
 }
 
 fn parent_outward(node: &View, parent: &Link) -> Hop {
-    Hop::link(parent, Place::Node)
-        .say_all(parent.mac.map(|mac| mac.to_string()))
-        .say_all(addresses(node, parent))
-        .say("the node itself is not reached through it")
+    let own = addresses(node, parent);
+    let whose = if own.is_empty() { None } else { Some(format!("the node's own {} not reached", and(&own))) };
+    Hop::link(parent, Place::Node).say_all(parent.mac.map(|mac| mac.to_string())).say("uplink").say_all(whose)
 }
 
 /// What the node's own stack does with the VM's packets.
@@ -391,8 +409,8 @@ fn routing(path: &Path<'_>) -> Vec<Hop> {
         let hop = Hop::new(if v4 { "default" } else { "default IPv6" }, Place::Node, "route");
         hops.push(match defaults.next() {
             Some(route) => {
-                let gateway = route.gateway.map(|gateway| format!("by {gateway}"));
-                hop.say_all(gateway).say(format!("through {}", device(route.device)))
+                let gateway = route.gateway.map(|gateway| format!("by {gateway} ")).unwrap_or_default();
+                hop.say(format!("{gateway}through {}", device(route.device)))
             }
             None => hop.say("none: beyond the node's own networks nothing is reached"),
         });
@@ -408,8 +426,8 @@ fn routes<'a>(path: &'a Path<'_>) -> impl Iterator<Item = Hop> + 'a {
         let hop = Hop::new(&to.to_string(), Place::Node, "route");
         let Some(route) = node.route(to) else { return hop.say("no route to it") };
         let device = route.device.and_then(|index| node.at(index)).map_or("?", |link| &link.name);
-        hop.say(format!("{} through {device}", route.dst))
-            .say_all(route.gateway.map(|gateway| format!("by {gateway}")))
+        let gateway = route.gateway.map(|gateway| format!("by {gateway} ")).unwrap_or_default();
+        hop.say(format!("{} {gateway}through {device}", route.dst))
     })
 }
 
@@ -422,7 +440,7 @@ pub(super) fn families(path: &Path<'_>) -> Vec<bool> {
 }
 
 fn redirect(view: &View, to: u32) -> String {
-    format!("all to {}", view.at(to).map_or("a link that is gone", |link| &link.name))
+    format!("redirected to {}", view.at(to).map_or("a link that is gone", |link| &link.name))
 }
 
 fn addresses(view: &View, link: &Link) -> Vec<String> {

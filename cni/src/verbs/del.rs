@@ -9,13 +9,14 @@ use crate::undo::Undo;
 use crate::wiring::{self, Call, Settings, device_node};
 
 pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniError> {
-    let attachment = super::attachment(environment, config);
     // A mode or an MTU that is wrong now does not keep back what was made before.
     let settings = Settings::read(config);
+    let attachment = super::attachment(environment, config, settings.as_ref().ok());
     let directory = settings
         .as_ref()
         .map_or_else(|_| Settings::state_directory(config), |settings| settings.state_directory.clone());
     let store = Store::new(directory);
+    let attachment = store.recorded(attachment);
     let host = Netlink::open()?;
     let journal = store.lock(&attachment)?;
     let entry = journal.entry().clone();
@@ -62,11 +63,8 @@ fn marked(pod: &Namespace, attachment: &Attachment) -> Result<Vec<Step>, CniErro
         for nic in &links {
             if inside.redirects(nic.index)?.contains(&link.index) {
                 // Its queueing discipline may be another's.
-                steps.push(Step::PodRedirect {
-                    name: nic.name.clone(),
-                    tap: link.name.clone(),
-                    ingress: false,
-                });
+                let (name, tap) = (nic.name.clone(), link.name.clone());
+                steps.push(Step::PodRedirect { name, tap, ingress: false });
             }
         }
     }
@@ -76,7 +74,7 @@ fn marked(pod: &Namespace, attachment: &Attachment) -> Result<Vec<Step>, CniErro
 /// Without a journal: what an ADD with this configuration would have left on the node.
 fn leftovers(environment: &Environment, config: &Config, settings: Result<Settings, CniError>) -> Vec<Step> {
     let Ok(settings) = settings else { return Vec::new() };
-    let attachment = super::attachment(environment, config);
+    let attachment = super::attachment(environment, config, Some(&settings));
     let call = Call { environment: environment.clone(), config: config.clone(), attachment, settings };
     wiring::of(&call).map(|wiring| wiring.leftovers(&call)).unwrap_or_default()
 }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::Wiring;
 use super::macvlan::{self, Parent};
 use super::pod_interface::{self, made_link, refuse_taken};
+use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
 use crate::journal::Step;
 use crate::netlink::{Change, Kind, Link, Netlink, NewLink};
@@ -64,7 +65,7 @@ impl Macvtap {
                 );
                 CniError::config("deviceID", format!("{id:?}"), &why)
             })?;
-            site.journal.will(Step::HostLink { name })?;
+            // Not ours before it is moved: the device plugin makes it anew for the next pod, under the same name.
             return Ok(link);
         }
         let parent = self.parent.link(site.host, None)?;
@@ -104,10 +105,14 @@ impl Wiring for Macvtap {
         let up = Change {
             up: Some(true),
             alias: Some(call.alias()),
+            // Which groups the guest is in is not told to the link, which would keep all from it that it did not join:
+            // without this no neighbour finds a guest by IPv6.
+            all_multicast: Some(true),
             promiscuous: self.promiscuous.then_some(true),
             ..Change::default()
         };
         site.inside.change(link.index, &up)?;
+        shaping::limit(call, site, Place::PodNic(&link))?;
         let tap = &call.settings.tap;
         device_node::provide(site, &link, tap.owner, tap.group)?;
         let link = made_link(site.inside, name)?;
@@ -129,12 +134,14 @@ impl Wiring for Macvtap {
         if let Some(mtu) = made.mtu.or(call.settings.mtu) {
             same(&format!("{name}'s MTU"), &link.mtu, &mtu)?;
         }
+        same(&format!("whether {name} takes multicasts of all groups"), &link.all_multicast, &true)?;
         if self.promiscuous {
             same(&format!("{name}'s promiscMode"), &link.promiscuous, &true)?;
         }
         if call.config.device_id()?.is_none() {
             macvlan::check_parent(&self.parent, view, &link)?;
         }
+        shaping::check(call, view, Place::PodNic(&link))?;
         device_node::check(&link, call.settings.tap.owner, call.settings.tap.group)
     }
 

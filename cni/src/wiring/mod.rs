@@ -17,6 +17,8 @@ mod site;
 mod pod_tap;
 mod pod_interface;
 mod rules;
+mod shaping;
+mod device_info;
 mod tap;
 mod none;
 mod passt;
@@ -54,10 +56,11 @@ pub trait Wiring: std::fmt::Debug {
 
 /// The mode that the configuration asks for.
 pub fn of(call: &Call) -> Result<Box<dyn Wiring>, CniError> {
+    device_info::pass_over(call);
     Ok(match call.settings.mode {
         Mode::Tap => Box::new(tap::Tap::read(&call.config)?),
         Mode::None => Box::new(none::NoUplink::read(&call.config)?),
-        Mode::Passt => Box::new(passt::Passt),
+        Mode::Passt => Box::new(passt::Passt::read(&call.config)?),
         Mode::Bridge => Box::new(bridge::Bridge::read(call)?),
         Mode::Vxlan => Box::new(bridge::Bridge::read_overlay(call)?),
         Mode::Ptp => Box::new(ptp::Ptp::read(&call.config)?),

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::site::{Call, Site, View, changed, same};
-use super::{Wiring, pod_tap};
+use super::{Wiring, pod_tap, shaping};
 use crate::journal::Step;
 use crate::netlink::{Change, Netlink};
 use crate::protocol::{CniError, CniResult, Code, Config};
@@ -15,6 +15,7 @@ pub(super) struct NoUplink {}
 
 impl NoUplink {
     pub(super) fn read(config: &Config) -> Result<Self, CniError> {
+        shaping::refuse(config.bandwidth()?, "mode none has no traffic to limit")?;
         if config.ipam_type().is_some() {
             return Err(CniError::config("ipam", "given", "mode none has no network to have an address on"));
         }

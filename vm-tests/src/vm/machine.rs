@@ -1,9 +1,10 @@
 //! The machine as QEMU's command line says it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{FirstTouch, Image, Netdev, Options};
+use super::privilege::FIRST_DESCRIPTOR;
+use super::{FirstTouch, Image, Netdev, Options, TapEnd};
 
 /// Names of the NIC, its other end and where it is plugged, in QEMU's command line and monitor.
 pub(super) const NIC: &str = "nic0";
@@ -73,43 +74,86 @@ pub(super) fn devices(
             command.args(["-netdev", &format!("vhost-user,id={NETDEV},chardev={CABLE},queues={pairs}")]);
         }
         Netdev::Tap { name, queues } => {
-            let tap = format!("tap,id={NETDEV},ifname={name},script=no,downscript=no,vhost=off");
-            // A tap with one queue is another kind than one with many of which one is used.
-            let queues = if *queues > 1 { format!(",queues={queues}") } else { String::new() };
-            command.args(["-netdev", &format!("{tap}{queues}")]);
+            command.args(["-netdev", &tap(NETDEV, name, *queues)]);
         }
         Netdev::None => {}
     }
     if !matches!(options.netdev, Netdev::None) {
         command.args(["-device", &nic(options).to_string()]);
     }
+    more_nics(command, options);
     if options.free_page_reporting {
         command.args(["-device", "virtio-balloon-pci,free-page-reporting=on"]);
     }
 }
 
+/// The device nodes that QEMU is to find open.
+pub(super) fn nodes(options: &Options) -> Vec<&PathBuf> {
+    let taps = options.more.iter().map(|nic| &nic.tap);
+    taps.filter_map(|tap| if let TapEnd::Node(path) = tap { Some(path) } else { None }).collect()
+}
+
+/// Those besides the first, in the order in which the guest numbers them.
+fn more_nics(command: &mut Command, options: &Options) {
+    let mut descriptors = FIRST_DESCRIPTOR..;
+    for (number, wanted) in (1..).zip(&options.more) {
+        let [netdev, port, id] = ["n", "port", "nic"].map(|kind| format!("{kind}{number}"));
+        let (end, queues) = match &wanted.tap {
+            TapEnd::Named { name, queues } => (tap(&netdev, name, *queues), *queues),
+            TapEnd::Node(_) => {
+                let descriptor = descriptors.next().unwrap_or_default();
+                (format!("tap,id={netdev},fd={descriptor},vhost=off"), 1)
+            }
+        };
+        let device = virtio_nic(&id, &port, &netdev, &wanted.mac, wanted.mtu, queues);
+        command
+            .args(["-device", &format!("pcie-root-port,id={port},chassis={}", number + 1)])
+            .args(["-netdev", &end])
+            .args(["-device", &device.to_string()]);
+    }
+}
+
+fn tap(id: &str, name: &str, queues: u16) -> String {
+    let tap = format!("tap,id={id},ifname={name},script=no,downscript=no,vhost=off");
+    // A tap with one queue is another kind than one with many of which one is used.
+    if queues > 1 { format!("{tap},queues={queues}") } else { tap }
+}
+
 /// The NIC, as `-device` and `device_add` both take it.
 pub(super) fn nic(options: &Options) -> serde_json::Value {
+    let queues = match &options.netdev {
+        Netdev::VhostUser { pairs: queues, .. } | Netdev::Tap { queues, .. } => *queues,
+        Netdev::Stream(_) | Netdev::None => 1,
+    };
+    virtio_nic(NIC, PORT, NETDEV, &options.mac, options.mtu, queues)
+}
+
+fn virtio_nic(
+    id: &str,
+    port: &str,
+    netdev: &str,
+    mac: &str,
+    mtu: Option<u16>,
+    queues: u16,
+) -> serde_json::Value {
     // No boot from the network: its option ROM costs a second.
     let mut nic = serde_json::json!({
         "driver": "virtio-net-pci",
-        "id": NIC,
-        "bus": PORT,
-        "netdev": NETDEV,
-        "mac": options.mac,
+        "id": id,
+        "bus": port,
+        "netdev": netdev,
+        "mac": mac,
         "romfile": "",
     });
-    if let (Some(mtu), Some(fields)) = (options.mtu, nic.as_object_mut()) {
-        fields.insert("host_mtu".to_owned(), mtu.into());
-    }
-    if let (
-        Netdev::VhostUser { pairs: pairs @ 2.., .. } | Netdev::Tap { queues: pairs @ 2.., .. },
-        Some(fields),
-    ) = (&options.netdev, nic.as_object_mut())
-    {
-        fields.insert("mq".to_owned(), true.into());
-        // A vector for each queue, and two for the device's own changes and its control queue.
-        fields.insert("vectors".to_owned(), (2 * pairs + 2).into());
+    if let Some(fields) = nic.as_object_mut() {
+        if let Some(mtu) = mtu {
+            fields.insert("host_mtu".to_owned(), mtu.into());
+        }
+        if queues > 1 {
+            fields.insert("mq".to_owned(), true.into());
+            // A vector for each queue, and two for the device's own changes and its control queue.
+            fields.insert("vectors".to_owned(), (2 * queues + 2).into());
+        }
     }
     nic
 }

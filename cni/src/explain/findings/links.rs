@@ -1,5 +1,6 @@
 //! The links themselves: there, up, open, of the right user, redirected, and none narrower than the one before.
 
+use super::super::facts::forwarding;
 use super::super::path::{Beyond, Guest, Path};
 use super::super::survey::{TRANSLATOR, device_path};
 use super::super::trace::Place;
@@ -13,7 +14,9 @@ pub(super) fn all(path: &Path<'_>, findings: &mut Findings) {
         Guest::Translator => translator(path, findings),
         Guest::Container => {}
     }
-    if let (Some(tap), Some(nic)) = (path.tap, path.nic) {
+    if path.is_routed_in_pod() {
+        routed_in_pod(path, findings);
+    } else if let (Some(tap), Some(nic)) = (path.tap, path.nic) {
         redirect(path, tap, nic, findings);
         redirect(path, nic, tap, findings);
     }
@@ -26,12 +29,12 @@ fn tap(path: &Path<'_>, findings: &mut Findings) {
     let Details::Tun(tun) = &link.details else { return };
     let user = path.facts.user;
     // Both must fit where both are set (drivers/net/tun.c, tun_not_capable).
-    for (what, id) in [("user", tun.owner), ("group", tun.group)] {
-        if let Some(id) = id.filter(|id| *id != user) {
-            let whose = format!("made for {what} {id}; QEMU, which runs as {user}, is refused");
-            let remedy = format!("set \"{}\": {user} in the network, or explain with --user {id}", key(what));
-            findings.add("tap-user", Place::Pod, &link.name, whose, remedy);
-        }
+    let set = [("user", "owner", tun.owner), ("group", "group", tun.group)];
+    let refused = set.into_iter().find_map(|(what, key, id)| Some((what, key, id.filter(|id| *id != user)?)));
+    if let Some((what, key, id)) = refused {
+        let whose = format!("made for {what} {id}; QEMU, which runs as {user}, is refused");
+        let remedy = format!("set \"{key}\": {user} in the network, or explain with --user {id}");
+        findings.add("tap-user", Place::Pod, &link.name, whose, remedy);
     }
     if !link.carrier && link.up {
         let remedy = "start the VM, or see in its launcher's log why QEMU did not open it";
@@ -47,10 +50,6 @@ fn tap(path: &Path<'_>, findings: &mut Findings) {
             remedy,
         );
     }
-}
-
-fn key(what: &str) -> &str {
-    if what == "user" { "owner" } else { "group" }
 }
 
 fn device(path: &Path<'_>, findings: &mut Findings) {
@@ -77,7 +76,7 @@ fn translator(path: &Path<'_>, findings: &mut Findings) {
     let value = |setting: &str| path.facts.pod.setting(setting).unwrap_or_default().to_owned();
     let first = value(ports);
     if first != "0" {
-        let what = format!("{first}: a translator that is not root cannot listen on ports below");
+        let what = format!("{first}, so that a translator without root cannot listen below it");
         findings.add("translator-ports", Place::Pod, &ports.replace('/', "."), what, recreate(path.record));
     }
     let groups: Vec<u32> = value(pings).split_whitespace().filter_map(|number| number.parse().ok()).collect();
@@ -100,6 +99,24 @@ fn redirect(path: &Path<'_>, from: &Link, to: &Link, findings: &mut Findings) {
         None => {
             let what = format!("no redirect: its frames do not reach {}", to.name);
             findings.add("redirect-missing", Place::Pod, &from.name, what, remedy());
+        }
+    }
+}
+
+/// In place of redirection the pod is the VM's router.
+fn routed_in_pod(path: &Path<'_>, findings: &mut Findings) {
+    let pod = &path.facts.pod;
+    let Some(tap) = path.tap else { return };
+    for address in path.addresses() {
+        let to = address.network.addr();
+        if pod.route(to).is_none_or(|route| route.device != Some(tap.index)) {
+            let what = format!("the pod does not route {to} to it");
+            findings.add("guest-route-missing", Place::Pod, &tap.name, what, recreate(path.record));
+        }
+        if pod.forwards(to.is_ipv4()) == Some(false) {
+            let name = forwarding(to.is_ipv4()).replace('/', ".");
+            let what = "0, so that the pod forwards nothing between the VM and its NIC";
+            findings.add("forwarding-off", Place::Pod, &name, what, recreate(path.record));
         }
     }
 }
@@ -136,7 +153,7 @@ fn states(path: &Path<'_>, findings: &mut Findings) {
     }
 }
 
-/// The narrowest so far counts: what was lost before is not lost again.
+/// The narrowest so far counts, and of those the first: what was lost before is not lost again.
 fn widths(path: &Path<'_>, findings: &mut Findings) {
     let way: Vec<(Place, &Link)> = way(path).collect();
     let mut narrowest: Option<&Link> = None;
@@ -144,7 +161,7 @@ fn widths(path: &Path<'_>, findings: &mut Findings) {
         if let Some(before) = narrowest.filter(|before| link.mtu < before.mtu) {
             narrow(place, link, before, findings);
         }
-        if narrowest.is_none_or(|before| link.mtu <= before.mtu) {
+        if narrowest.is_none_or(|before| link.mtu < before.mtu) {
             narrowest = Some(link);
         }
     }
@@ -166,10 +183,7 @@ fn narrow(place: Place, link: &Link, before: &Link, findings: &mut Findings) {
 /// Links that every frame passes, without the bridge, whose own MTU is that of its address.
 fn way<'a>(path: &Path<'a>) -> impl Iterator<Item = (Place, &'a Link)> + use<'a> {
     let pod = path.tap.into_iter().chain(path.nic).map(|link| (Place::Pod, link));
-    let parent = match path.beyond {
-        Beyond::Parent { parent } => Some(parent),
-        _ => None,
-    };
+    let parent = if let Beyond::Parent { parent } = path.beyond { Some(parent) } else { None };
     pod.chain(path.end().into_iter().chain(parent).map(|link| (Place::Node, link)))
 }
 

@@ -71,16 +71,17 @@ fn links(record: &Record) -> impl Iterator<Item = (Place, &str)> {
     let moved = record.mode == "macvtap";
     record.steps.iter().filter_map(move |step| match step {
         Step::HostLink { name } if !moved => Some((Place::Node, name.as_str())),
-        Step::SharedLink { name } | Step::Port { name, in_pod: false } => Some((Place::Node, name.as_str())),
-        Step::PodLink { name }
-        | Step::PodRedirect { name, .. }
-        | Step::PodShaper { name }
-        | Step::MovedLink { name }
-        | Step::Port { name, in_pod: true } => Some((Place::Pod, name.as_str())),
+        Step::SharedLink { name } | Step::HostShaper { name } | Step::Port { name } => {
+            Some((Place::Node, name.as_str()))
+        }
+        Step::PodLink { name } | Step::PodRedirect { name, .. } | Step::PodShaper { name } => {
+            Some((Place::Pod, name.as_str()))
+        }
         Step::HostLink { .. }
         | Step::Lease
         | Step::Rules
         | Step::DeviceNode { .. }
+        | Step::File { .. }
         | Step::Neighbour { .. }
         | Step::PodRules { .. } => None,
     })

@@ -8,6 +8,7 @@ mod overlay;
 
 use super::pod_interface::{self, on_node};
 use super::rules::{self, Wanted};
+use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, same};
 use super::{Wiring, pod_tap};
 use crate::ipam;
@@ -35,6 +36,10 @@ impl Bridge {
     pub(super) fn read_overlay(call: &Call) -> Result<Self, CniError> {
         let overlay = Overlay::read(call)?;
         let mut options = Options::read(call)?;
+        if options.vlans.is_some() {
+            let why = "an overlay is one network: each of its own has a vni";
+            return Err(CniError::config(options.vlan_key(), "given", why));
+        }
         if !options.named {
             options.bridge = overlay.bridge_name();
         }
@@ -66,21 +71,47 @@ impl Bridge {
     fn ensure(&self, host: &Netlink, mtu: Option<u32>) -> Result<Link, CniError> {
         let name = &self.options.bridge;
         if let Some(link) = host.link(name)? {
-            return self.usable(link);
+            let link = self.ensure_usable(host, link)?;
+            self.refuse_wider(host, &link, mtu)?;
+            return Ok(link);
         }
         let kind = Kind::Bridge { vlan_filtering: self.options.vlans.is_some(), default_pvid: None };
         match host.create(&NewLink { mtu, ..NewLink::new(name, kind) }) {
             Ok(()) => {}
             // Another ADD made it a moment ago.
-            Err(NetlinkError::Exists { .. }) => return self.usable(pod_interface::made_link(host, name)?),
+            Err(NetlinkError::Exists { .. }) => {
+                return self.ensure_usable(host, pod_interface::made_link(host, name)?);
+            }
             Err(error) => return Err(CniError::internal(format!("making bridge {name}: {error}"))),
         }
         pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
-        let link = pod_interface::made_link(host, name)?;
+        if !self.options.is_gateway {
+            // Guests have no business with the node's own services, which listen on link-local addresses too.
+            pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
+        }
+        self.ensure_usable(host, pod_interface::made_link(host, name)?)
+    }
+
+    /// Sets it up if it is down: just made, or by an ADD that was killed in between.
+    fn ensure_usable(&self, host: &Netlink, link: Link) -> Result<Link, CniError> {
+        let link = self.usable(link)?;
+        if link.up {
+            return Ok(link);
+        }
         // An address that was set stays when ports come and go; neighbours remember it as the gateway's.
         let pinned = Change { mac: link.mac, up: Some(true), ..Change::default() };
         host.change(link.index, &pinned)?;
-        pod_interface::made_link(host, name)
+        pod_interface::made_link(host, &link.name)
+    }
+
+    /// A port beyond the bridge's MTU would lose what is longer at every other port.
+    fn refuse_wider(&self, host: &Netlink, bridge: &Link, mtu: Option<u32>) -> Result<(), CniError> {
+        let Some(mtu) = mtu.filter(|mtu| *mtu > bridge.mtu) else { return Ok(()) };
+        let links = host.links()?;
+        let narrow = links.iter().find(|link| link.master == Some(bridge.index) && link.mtu < mtu);
+        let Some(narrow) = narrow else { return Ok(()) };
+        let why = format!("above {}'s, a port of {}, which is {}", narrow.name, bridge.name, narrow.mtu);
+        Err(CniError::config("mtu", mtu, &why))
     }
 
     fn usable(&self, link: Link) -> Result<Link, CniError> {
@@ -129,6 +160,8 @@ impl Bridge {
         given: Option<&CniResult>,
     ) -> Result<(Link, Option<Link>), CniError> {
         if let Some(given) = given {
+            let why = "the port is another plugin's: chain one that limits it behind that";
+            shaping::refuse(call.config.bandwidth()?, why)?;
             let link = options::given_port(given, site.host)?;
             if link.master.is_some_and(|master| master != bridge.index) {
                 return Err(CniError::config(
@@ -137,7 +170,9 @@ impl Bridge {
                     "this link is a port of another bridge",
                 ));
             }
-            site.journal.will(Step::Port { name: link.name.clone(), in_pod: false })?;
+            if link.master.is_none() {
+                site.journal.will(Step::Port { name: link.name.clone() })?;
+            }
             return Ok((link, None));
         }
         let mac = call.config.mac(&call.environment)?;
@@ -149,6 +184,7 @@ impl Bridge {
             // By the kernel, at random; whoever asks for this very one later is refused.
             site.journal.mac(chosen, &bridge.name)?;
         }
+        pod_interface::mute_node_end(call, &port);
         Ok((port, Some(inside)))
     }
 }
@@ -181,6 +217,7 @@ impl Wiring for Bridge {
         } else {
             pod_interface::finish(call, site, &inside, &result)?
         };
+        shaping::limit(call, site, Place::veth(&port, &inside, tap.as_ref()))?;
         for ip in &mut result.ips {
             ip.interface = Some(2);
         }
@@ -201,11 +238,7 @@ impl Wiring for Bridge {
             same(&format!("{}'s promiscMode", bridge.name), &bridge.promiscuous, &true)?;
         }
         let end = |step: &Step| {
-            if let Step::HostLink { name } | Step::Port { name, in_pod: false } = step {
-                Some(name.clone())
-            } else {
-                None
-            }
+            if let Step::HostLink { name } | Step::Port { name } = step { Some(name.clone()) } else { None }
         };
         let name = view.entry.steps.iter().find_map(end);
         let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
@@ -218,6 +251,7 @@ impl Wiring for Bridge {
         }
         if self.options.disable_container_interface {
             let link = existing(view.inside, &call.attachment.interface, "in the pod")?;
+            shaping::check(call, view, Place::NodeEnd(&port))?;
             return same(&format!("whether {} is up", link.name), &link.up, &false);
         }
         if let Some(overlay) = &self.overlay {
@@ -225,6 +259,8 @@ impl Wiring for Bridge {
         }
         let inside = pod_interface::check(call, view, previous, "veth")?;
         same(&format!("the other end of {}", inside.name), &inside.parent, &Some(port.index))?;
+        let tap = pod_interface::tap(call, view, &inside)?;
+        shaping::check(call, view, Place::veth(&port, &inside, tap.as_ref()))?;
         gateway::check(&self.options, view, &bridge, previous)
     }
 
@@ -247,7 +283,8 @@ impl Wiring for Bridge {
     }
 
     fn leftovers(&self, call: &Call) -> Vec<Step> {
-        vec![Step::HostLink { name: call.attachment.host_link() }, Step::Rules]
+        let shaper = Step::HostShaper { name: call.attachment.shaper() };
+        vec![Step::HostLink { name: call.attachment.host_link() }, shaper, Step::Rules]
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 
-use crate::netlink::{Link, Netlink};
+use crate::netlink::{Details, Link, Netlink};
 use crate::protocol::{CniError, CniResult};
 use crate::wiring::settings::interface_name;
 use crate::wiring::site::Call;
@@ -29,8 +29,6 @@ pub(super) struct Options {
     pub(super) hairpin: bool,
     pub(super) promiscuous: bool,
     pub(super) spoof_check: bool,
-    /// Duplicate address detection in the container.
-    pub(super) detect_duplicates: bool,
     pub(super) disable_container_interface: bool,
     pub(super) isolated: bool,
     /// `Some(false)`: the bridge learns no addresses from this port.
@@ -68,8 +66,6 @@ struct Keys {
     promiscuous: bool,
     #[serde(rename = "macspoofchk", default)]
     spoof_check: bool,
-    #[serde(rename = "enabledad", default)]
-    detect_duplicates: bool,
     #[serde(rename = "disablecontainerinterface", default)]
     disable_container_interface: bool,
     #[serde(rename = "portisolation", default)]
@@ -128,7 +124,6 @@ impl Options {
             hairpin: keys.hairpin,
             promiscuous: keys.promiscuous,
             spoof_check: keys.spoof_check,
-            detect_duplicates: keys.detect_duplicates,
             disable_container_interface: keys.disable_container_interface,
             isolated: keys.isolated,
             learning: keys.learning,
@@ -186,16 +181,22 @@ fn vlan(id: i64) -> Option<u16> {
 }
 
 /// "it should accept any previous result that includes a host-side interface" (CNI's conventions, "Chained plugins"): the
-/// first link on the node that is no bridge.
+/// first on the node that is one end of a pod's.
 pub(super) fn given_port(previous: &CniResult, host: &Netlink) -> Result<Link, CniError> {
     for interface in previous.interfaces.iter().filter(|interface| interface.sandbox.is_none()) {
-        if let Some(link) = host.link(&interface.name)?
-            && link.kind.as_deref() != Some("bridge")
+        let Some(link) = host.link(&interface.name)? else { continue };
+        // A pod's end, made for it: never a NIC of the node, whatever the result says.
+        let is_end = matches!(link.details, Details::Veth | Details::Tun(_));
+        let mac = link.mac.map(|mac| mac.to_string());
+        let is_meant = interface.mac.as_ref().is_none_or(|meant| Some(meant.to_lowercase()) == mac);
+        if is_end
+            && is_meant
+            && host.addresses(Some(link.index))?.iter().all(|address| !address.network.addr().is_ipv4())
         {
             return Ok(link);
         }
     }
     let names: Vec<&str> = previous.interfaces.iter().map(|interface| interface.name.as_str()).collect();
-    let why = "no link of the node among the interfaces, that could be made a port of the bridge";
+    let why = "no link of the node among the interfaces that is a veth's end or a tap without an address";
     Err(CniError::config("prevResult", format!("[{}]", names.join(", ")), why))
 }
