@@ -98,6 +98,13 @@ fn faults() -> Vec<Fault> {
             ..fault("the master is gone", "macvlan", "up0")
         },
     ];
+    faults.extend(of_several_rows());
+    faults
+}
+
+/// What can happen in several modes.
+fn of_several_rows() -> Vec<Fault> {
+    let mut faults = Vec::new();
     for row in ["bridge", "bridge with everything", "ptp", "vxlan", "vxlan on a bridge that stays"] {
         faults.push(Fault { in_pod: TAKEN, ..fault("the tap's name is taken", row, "tap1") });
     }
@@ -151,7 +158,7 @@ fn fails_cleanly(fault: &Fault) -> anyhow::Result<()> {
     // What a first attachment leaves is there; then something comes in between.
     stage.warm_up(&config, &who)?;
     for (key, value) in (fault.keys)(&stage).as_object().into_iter().flatten() {
-        config[key] = value.clone();
+        config = with(&config, key, value.clone());
     }
     shell(stage.node.host()?, fault.on_node, &[])?;
     shell(stage.node.pod(0)?, fault.in_pod, &[])?;

@@ -142,7 +142,10 @@ fn del_without_a_journal_leaves_nothing() -> anyhow::Result<()> {
         ensure!(stage.leases().is_empty(), "{}: {:?}", row.name, stage.leases());
         let allowed = [
             Allowed { pattern: "file state/", why: "locks went with the folder" },
-            Allowed { pattern: "node/link/br0/mtu", why: "the lowest of its ports, of which the device stays one" },
+            Allowed {
+                pattern: "node/link/br0/mtu",
+                why: "the lowest of its ports, of which the device stays one",
+            },
             Allowed { pattern: "node/*vxlan", why: "others may use it, which only the journal knows" },
             Allowed { pattern: "node/*vxbr77", why: "so with the overlay's bridge" },
             Allowed { pattern: "outside/*239.1.1.1", why: "and the group it has joined" },

@@ -47,7 +47,8 @@ pub(crate) const ROWS: [Row; 14] = [
 ];
 
 pub(crate) fn row_called(name: &str) -> Row {
-    *ROWS.iter().find(|row| row.name == name).expect("a row of this name")
+    let found = ROWS.into_iter().find(|row| row.name == name);
+    found.unwrap_or_else(|| unreachable!("no row is called {name}"))
 }
 
 /// 10.7.0.2 and up.
