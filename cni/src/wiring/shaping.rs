@@ -194,13 +194,7 @@ fn delay(
     netlink.delete(&name)?;
     netlink.create(&NewLink { mtu: Some(link.mtu), ..NewLink::new(&name, Kind::Ifb) })?;
     let mute = || sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
-    pod.map_or_else(
-        || {
-            mute();
-            Ok(())
-        },
-        |pod| in_pod(pod, mute),
-    )?;
+    pod.map_or_else(mute, |pod| in_pod(pod, mute)?)?;
     let shaper = made_link(netlink, &name)?;
     netlink.set_tbf(shaper.index, bucket)?;
     let up = Change { up: Some(true), alias: Some(call.alias()), ..Change::default() };

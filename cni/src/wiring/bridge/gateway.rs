@@ -1,15 +1,15 @@
 //! The bridge as the network's gateway: its address, forwarding, masquerading. It must never take an address away unless
 //! `forceAddress` says so.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use super::options::Options;
 use crate::netlink::{AddressOptions, Change, Kind, Link, Netlink, NewLink, NewVlan, Peer, existing_ok};
-use crate::protocol::{CniError, CniResult, Code, Route};
-use crate::sysctl;
+use crate::protocol::{CniError, CniResult, Route};
 use crate::wiring::pod_interface::{made_link, sysctl_if_there};
+use crate::wiring::routing::{everything, first_host, forward};
 use crate::wiring::settings::interface_name;
 use crate::wiring::site::{Site, View, changed};
 
@@ -30,7 +30,7 @@ pub(super) fn prepare(
                 let address = with_prefix(gateway, ip.address);
                 if gateway.is_ipv6() {
                     // Off since the bridge was made for a network without a gateway.
-                    sysctl_if_there(&format!("net/ipv6/conf/{}/disable_ipv6", device.name), "0");
+                    sysctl_if_there(&format!("net/ipv6/conf/{}/disable_ipv6", device.name), "0")?;
                 }
                 assign(site.host, &device, address, options.force_address)?;
                 forward(gateway)?;
@@ -144,34 +144,6 @@ fn assign(host: &Netlink, device: &Link, address: IpNet, force: bool) -> Result<
     let options = AddressOptions { no_dad: true, ..AddressOptions::default() };
     existing_ok(host.add_address(device.index, address, options))?;
     Ok(())
-}
-
-/// Lets the node forward, if it does not yet.
-pub(in crate::wiring) fn forward(family: IpAddr) -> Result<(), CniError> {
-    let path = match family {
-        IpAddr::V4(_) => "net/ipv4/ip_forward",
-        IpAddr::V6(_) => "net/ipv6/conf/all/forwarding",
-    };
-    let failed = |error: sysctl::SysctlError| CniError::new(Code::Internal, error.to_string());
-    if sysctl::read(path).map_err(failed)?.trim() == "1" {
-        return Ok(());
-    }
-    sysctl::write(path, "1").map_err(failed)
-}
-
-/// The first address of a network that a host may have, which is the gateway's unless IPAM says otherwise.
-pub(in crate::wiring) fn first_host(address: IpNet) -> IpAddr {
-    match address.trunc() {
-        IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()).wrapping_add(1)).into(),
-        IpNet::V6(net) => Ipv6Addr::from(u128::from(net.network()).wrapping_add(1)).into(),
-    }
-}
-
-pub(in crate::wiring) fn everything(family: IpAddr) -> IpNet {
-    match family {
-        IpAddr::V4(_) => Ipv4Net::default().into(),
-        IpAddr::V6(_) => Ipv6Net::default().into(),
-    }
 }
 
 fn with_prefix(gateway: IpAddr, beside: IpNet) -> IpNet {

@@ -2,7 +2,7 @@
 //! bridge, which others use too, nor change what it was made with.
 
 mod options;
-pub(super) mod gateway;
+mod gateway;
 mod port;
 mod overlay;
 
@@ -84,10 +84,10 @@ impl Bridge {
             }
             Err(error) => return Err(CniError::internal(format!("making bridge {name}: {error}"))),
         }
-        pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+        pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
         if !self.options.is_gateway {
             // Guests have no business with the node's own services, which listen on link-local addresses too.
-            pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
+            pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")?;
         }
         self.ensure_usable(host, pod_interface::made_link(host, name)?)
     }
@@ -184,7 +184,7 @@ impl Bridge {
             // By the kernel, at random; whoever asks for this very one later is refused.
             site.journal.mac(chosen, &bridge.name)?;
         }
-        pod_interface::mute_node_end(call, &port);
+        pod_interface::mute_node_end(call, &port)?;
         Ok((port, Some(inside)))
     }
 }
@@ -245,7 +245,7 @@ impl Wiring for Bridge {
         let port = existing(view.host, &name, "on the node")?;
         port::check(&self.options, view, &bridge, &port)?;
         pod_interface::check_mtu(previous, &port)?;
-        rules::check(call, self.rules(&port, previous)?, previous)?;
+        rules::check(call, self.rules(&port, previous)?, previous, &bridge)?;
         if view.entry.steps.iter().any(|step| matches!(step, Step::Port { .. })) {
             return Ok(());
         }
