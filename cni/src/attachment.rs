@@ -28,6 +28,11 @@ impl Attachment {
         format!("ifb{}", self.digest(12))
     }
 
+    /// The alias of links that are this attachment's.
+    pub fn alias(&self) -> String {
+        format!("sluice:{}", self.id())
+    }
+
     fn digest(&self, digits: usize) -> String {
         let mut hash = Sha256::new();
         for part in [&self.network, &self.container, &self.interface] {

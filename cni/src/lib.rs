@@ -15,6 +15,7 @@ pub mod journal;
 pub mod undo;
 pub mod wiring;
 pub mod verbs;
+pub mod explain;
 pub mod install;
 pub mod termination;
 pub mod person;

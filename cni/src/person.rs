@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::explain;
 use crate::install::{self, Before, InstallError, PROGRAM};
 use crate::termination::Termination;
 
@@ -40,6 +41,10 @@ enum Command {
         #[arg(long)]
         wait: bool,
     },
+    /// Says where a VM's frames go at each hop, and what is wrong. Changes nothing.
+    ///
+    /// Run it on the node. Exit status: 0 if nothing is wrong, 1 if something is, 2 if it cannot be told.
+    Explain(explain::Request),
 }
 
 /// Runs what the arguments ask for.
@@ -47,6 +52,7 @@ pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let (wait, work): (bool, Box<dyn FnOnce() -> Result<String, InstallError>>) = match arguments.command {
         Command::Install { to, wait } => (wait, Box::new(move || install(&to))),
+        Command::Explain(request) => return explain::run(&request),
         Command::Uninstall { from, wait } => (wait, Box::new(move || uninstall(&from))),
     };
     match and_wait(wait, work) {

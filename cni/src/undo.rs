@@ -40,9 +40,8 @@ impl Undo<'_> {
         match step {
             Step::Lease => crate::ipam::delete(self.config, self.environment),
             // No other attachment has a link of this name.
-            Step::HostLink { name } => Ok(self.host.delete(name).map(drop)?),
+            Step::HostLink { name } | Step::HostShaper { name } => Ok(self.host.delete(name).map(drop)?),
             Step::PodLink { name } => self.pod_link(name),
-            Step::MovedLink { name } => self.inside(name, |inside, _| Ok(inside.delete(name).map(drop)?)),
             Step::PodRedirect { name, tap, ingress } => self.inside(name, |inside, link| {
                 for to in inside.redirects(link.index)? {
                     // Ours also if the tap was removed before.
@@ -52,10 +51,14 @@ impl Undo<'_> {
                 }
                 Ok(if *ingress { inside.delete_ingress(link.index).map(drop) } else { Ok(()) }?)
             }),
-            Step::PodShaper { name } => {
-                self.inside(name, |inside, link| Ok(inside.delete_root(link.index).map(drop)?))
-            }
-            Step::Port { name, in_pod } => self.port(name, *in_pod),
+            Step::PodShaper { name } => self.inside(name, |inside, link| {
+                // Another kind of queueing is its owner's, set since.
+                if inside.tbf(link.index)?.is_some() {
+                    inside.delete_root(link.index)?;
+                }
+                Ok(())
+            }),
+            Step::Port { name } => self.port(name),
             Step::SharedLink { name } => self.shared(name),
             Step::Rules => Nft::open()
                 .and_then(|mut nft| nft.remove(&self.attachment.id()).map(drop))
@@ -76,7 +79,7 @@ impl Undo<'_> {
 
     /// A link in the pod, if it still bears our mark. Where ADD was cut off before the mark it bears none.
     fn pod_link(&mut self, name: &str) -> Result<(), CniError> {
-        let ours = format!("sluice:{}", self.attachment.id());
+        let ours = self.attachment.alias();
         self.inside(name, |inside, link| {
             if link.alias.as_ref().is_some_and(|alias| *alias != ours) {
                 tracing::info!(name, alias = link.alias, "left alone: a link in the pod that is not ours");
@@ -86,24 +89,15 @@ impl Undo<'_> {
         })
     }
 
-    fn port(&mut self, name: &str, in_pod: bool) -> Result<(), CniError> {
-        let release = |netlink: &Netlink, link: Link| -> Result<(), CniError> {
-            Ok(netlink.change(link.index, &Change { master: Some(None), ..Change::default() })?)
-        };
-        if in_pod {
-            return self.inside(name, release);
-        }
-        self.host.link(name)?.map_or(Ok(()), |link| release(self.host, link))
+    fn port(&mut self, name: &str) -> Result<(), CniError> {
+        let Some(link) = self.host.link(name)? else { return Ok(()) };
+        Ok(self.host.change(link.index, &Change { master: Some(None), ..Change::default() })?)
     }
 
     /// The last that goes takes it along.
     fn shared(&mut self, name: &str) -> Result<(), CniError> {
         let _alone = self.store.lock_shared(SHARED_LINKS)?;
-        let ours = self.attachment;
-        let others = self.store.entries()?;
-        if others.iter().any(|entry| {
-            entry.header.as_ref().is_some_and(|header| header.attachment != *ours) && entry.shares(name)
-        }) {
+        if self.store.is_shared(name, self.attachment)? {
             return Ok(());
         }
         Ok(self.host.delete(name).map(drop)?)

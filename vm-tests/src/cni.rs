@@ -10,12 +10,14 @@ mod network;
 mod runtime;
 mod multus;
 mod snapshot;
+mod containerd;
 
 pub use call::{Call, Plugin};
+pub use containerd::{Container, Containerd, Cri, HostPort, Sandbox};
 pub use multus::{Multus, Pod, Selection};
 pub use network::{Attachment, Network};
 pub use node::{Node, REFERENCE};
 pub use outcome::{Failure, Outcome};
 pub use place::Place;
 pub use runtime::Runtime;
-pub use snapshot::{Allowed, Snapshot, lines};
+pub use snapshot::{Allowed, Snapshot, differences, lines};

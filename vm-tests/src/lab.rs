@@ -13,6 +13,7 @@ mod pod;
 mod bare;
 mod child;
 mod memory;
+mod groups;
 mod sweep;
 
 use std::ffi::OsStr;
@@ -27,6 +28,7 @@ use anyhow::Context as _;
 
 pub use bare::Bare;
 pub use child::Child;
+pub(crate) use groups::Groups;
 pub use memory::MemoryGroup;
 pub use namespace::Namespace;
 pub use pod::{SECOND_POD_V4, SECOND_POD_V6, SecondPod};

@@ -1,5 +1,5 @@
 //! A guest without a machine: a network namespace whose `eth0` is the other end of a pod's tap, so that programs in that
-//! namespace are where a VM's would be. It opens the tap as QEMU does, a macvtap by its device node.
+//! namespace are where a VM's would be. It opens the tap as QEMU does.
 //!
 //! Frames are copied as they are, and nothing is left undone in them: the kernel segments and sums before it hands a frame
 //! over. With `--offload` it does not: frames of up to 64 KiB pass whole, as between a guest's virtio driver and QEMU. It
@@ -25,7 +25,7 @@ pub const READY: &str = "ready";
 pub const NIC: &str = "eth0";
 
 const USAGE: &str = "usage: tap-guest TAP GUEST-NAMESPACE-FILE MTU [--offload]\n\
-    Connects TAP of this namespace, or the macvtap of a device node, to an eth0 that it makes in the other.";
+    Connects TAP, of this namespace or the path of a macvtap's device, to an eth0 that it makes in the other.";
 
 /// The argument for large frames.
 const OFFLOAD: &str = "--offload";
@@ -40,7 +40,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes `guest` the guest of the tap `tap` of `pod`, with a NIC that is up. It ends with the value.
 pub fn start(lab: &Lab, pod: &Namespace, tap: &str, guest: &Namespace, mtu: u16) -> anyhow::Result<Child> {
-    start_with(lab, pod, tap, guest, mtu, &[])
+    start_with(lab.directory(), pod, tap, guest, mtu, &[])
 }
 
 /// Like [`start`], with large frames.
@@ -51,33 +51,22 @@ pub fn start_offloading(
     guest: &Namespace,
     mtu: u16,
 ) -> anyhow::Result<Child> {
-    start_with(lab, pod, tap, guest, mtu, &[OFFLOAD])
+    start_with(lab.directory(), pod, tap, guest, mtu, &[OFFLOAD])
+}
+
+/// The same with its log in `folder`, without a lab. `tap` may also be the path of a macvtap's device.
+pub fn start_in(
+    folder: &Path,
+    pod: &Namespace,
+    tap: &str,
+    guest: &Namespace,
+    mtu: u16,
+) -> anyhow::Result<Child> {
+    start_with(folder, pod, tap, guest, mtu, &[])
 }
 
 fn start_with(
-    lab: &Lab,
-    pod: &Namespace,
-    tap: &str,
-    guest: &Namespace,
-    mtu: u16,
-    more: &[&str],
-) -> anyhow::Result<Child> {
-    start_at(lab.directory(), pod, tap, guest, mtu, more)
-}
-
-/// Like [`start`] where there is no lab: the log goes to `directory`. `tap` may be the device node of a macvtap.
-pub fn start_in(
-    directory: &Path,
-    pod: &Namespace,
-    tap: &str,
-    guest: &Namespace,
-    mtu: u16,
-) -> anyhow::Result<Child> {
-    start_at(directory, pod, tap, guest, mtu, &[])
-}
-
-fn start_at(
-    directory: &Path,
+    folder: &Path,
     pod: &Namespace,
     tap: &str,
     guest: &Namespace,
@@ -87,7 +76,7 @@ fn start_at(
     let mut command = pod.command(binary("tap-guest")?);
     command.arg(tap).arg(guest.path()).arg(mtu.to_string()).args(more);
     let name = format!("tap-guest-{}-{}", pod.name(), tap.replace('/', "-"));
-    let mut child = Child::spawn(&name, command, &directory.join(format!("{name}.log")))?;
+    let mut child = Child::spawn(&name, command, &folder.join(format!("{name}.log")))?;
     child.wait_for_line(START_LIMIT, READY)?;
     Ok(child)
 }
@@ -129,10 +118,10 @@ fn run(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
     }
 }
 
-/// A tap that somebody made, of either kind.
+/// A tap that somebody made, of either kind, or a macvtap.
 fn open(name: &str) -> anyhow::Result<Tap> {
     if name.starts_with('/') {
-        return Tap::open_macvtap(Path::new(name));
+        return Tap::attach(name);
     }
     // An open of a tap that is not there would make one.
     let links = std::fs::read_to_string("/proc/self/net/dev").context("read the links")?;

@@ -1,4 +1,4 @@
-//! `cargo xtask image`: the sidecar's programs, static, checked on an empty root, and their image.
+//! `cargo xtask image`: the programs that a cluster runs, static, checked on an empty root, and their images.
 
 mod elf;
 
@@ -13,8 +13,15 @@ use crate::install::find;
 use crate::process::Runner;
 use crate::target;
 
-/// What the image consists of: package, program.
-const PROGRAMS: [(&str, &str); 2] = [("binding-sidecar", "sluice-sidecar"), ("passt-rs", "passt-rs")];
+/// What the images consist of: package, program.
+const PROGRAMS: [(&str, &str); 3] =
+    [("binding-sidecar", "sluice-sidecar"), ("passt-rs", "passt-rs"), ("sluice-cni", "sluice-cni")];
+
+/// The images' names, and what each is built by.
+const IMAGES: [(&str, &str); 2] = [("sluice-sidecar", "Containerfile"), ("sluice-cni", "cni/Containerfile")];
+
+/// A node's runtime reads the whole CNI plugin for every pod: it stays below this many bytes.
+const LARGEST_PLUGIN: u64 = 4 << 20;
 
 /// Whom KubeVirt runs it as: user and group.
 const USER: u32 = 107;
@@ -29,17 +36,20 @@ enum Profile {
 }
 
 pub(crate) fn run(runner: &Runner, arguments: &[String]) -> Result<()> {
-    let tag = tag(arguments)?;
+    let tags = tags(arguments)?;
     let context = build(runner, Profile::Release)?;
     eprintln!("xtask: {} holds the programs, which need nothing else", context.display());
     let context = context.to_str().context("the target folder's name is not UTF-8")?;
-    let build = ["build", "--file", "Containerfile", "--tag", &tag, context];
-    match ["buildah", "podman"].into_iter().find(|tool| find(tool).is_some()) {
-        Some(tool) => runner.run(Command::new(tool).args(build))?,
-        None => eprintln!(
-            "xtask: NOT BUILT: the image, for want of buildah and podman. Where there is one, or docker:\n  podman {}",
-            build.join(" ")
-        ),
+    let tool = ["buildah", "podman"].into_iter().find(|tool| find(tool).is_some());
+    for ((_, file), tag) in IMAGES.iter().zip(&tags) {
+        let build = ["build", "--file", file, "--tag", tag, context];
+        match tool {
+            Some(tool) => runner.run(Command::new(tool).args(build))?,
+            None => eprintln!(
+                "xtask: NOT BUILT: {tag}, for want of buildah and podman. Where there is one, or docker:\n  podman {}",
+                build.join(" ")
+            ),
+        }
     }
     Ok(())
 }
@@ -59,8 +69,8 @@ fn build(runner: &Runner, profile: Profile) -> Result<PathBuf> {
     cargo.args(["build", "--bins", "--target", &triple]).args(packages);
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     if profile == Profile::Release {
-        // Line tables are of use with perf, which the image has not.
-        cargo.arg("--release").env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
+        // Names and lines are of use with perf, which the images have not.
+        cargo.arg("--release").env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
     }
     runner.run(&mut cargo)?;
 
@@ -82,6 +92,11 @@ fn build(runner: &Runner, profile: Profile) -> Result<PathBuf> {
         open_to_all(&to)?;
         let bytes = fs::read(&to).with_context(|| format!("reading {}", to.display()))?;
         elf::is_static(&bytes).with_context(|| format!("{program} would not start on an empty root"))?;
+        if profile == Profile::Release && program == "sluice-cni" {
+            let size = bytes.len() as u64;
+            eprintln!("xtask: {program} has {} KiB", size / 1024);
+            anyhow::ensure!(size < LARGEST_PLUGIN, "{program} has {size} bytes, more than {LARGEST_PLUGIN}");
+        }
     }
     for (_, program) in PROGRAMS {
         runner.run(&mut alone(&context, program)).context("on an empty root")?;
@@ -118,13 +133,16 @@ fn host_triple() -> Result<String> {
     triple.map(str::to_owned).context("rustc -vV names no host")
 }
 
-/// The image's name and version: ours, or the one asked for with `--tag`.
-fn tag(arguments: &[String]) -> Result<String> {
-    match arguments {
-        [] => Ok(format!("sluice/sluice-sidecar:{}", env!("CARGO_PKG_VERSION"))),
-        [flag, tag] if flag == "--tag" => Ok(tag.clone()),
-        other => bail!("image takes --tag NAME:VERSION, not {}", other.join(" ")),
-    }
+/// The images' names and version: ours, or in the registry and of the version asked for with `--tag`.
+fn tags(arguments: &[String]) -> Result<Vec<String>> {
+    let (registry, version) = match arguments {
+        [] => ("sluice", env!("CARGO_PKG_VERSION")),
+        [flag, tag] if flag == "--tag" => {
+            tag.rsplit_once(':').with_context(|| format!("--tag {tag}: no version behind a colon"))?
+        }
+        other => bail!("image takes --tag REGISTRY/FOLDER:VERSION, not {}", other.join(" ")),
+    };
+    Ok(IMAGES.iter().map(|(name, _)| format!("{registry}/{name}:{version}")).collect())
 }
 
 #[cfg(test)]
@@ -132,11 +150,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn image_is_ours_unless_named() {
+    fn images_are_ours_unless_named() {
         let arguments = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        assert_eq!(tag(&[]).unwrap(), concat!("sluice/sluice-sidecar:", env!("CARGO_PKG_VERSION")));
-        assert_eq!(tag(&arguments(&["--tag", "a/b:1"])).unwrap(), "a/b:1");
-        let error = tag(&arguments(&["--push"])).unwrap_err().to_string();
-        assert!(error.contains("--push"), "{error}");
+        let ours = tags(&[]).unwrap();
+        assert_eq!(ours[0], concat!("sluice/sluice-sidecar:", env!("CARGO_PKG_VERSION")));
+        assert_eq!(tags(&arguments(&["--tag", "a:5/b:1"])).unwrap(), ["a:5/b/sluice-sidecar:1", "a:5/b/sluice-cni:1"]);
+        for (bad, word) in [(&["--push"][..], "--push"), (&["--tag", "a"], "colon")] {
+            let error = tags(&arguments(bad)).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 }

@@ -26,7 +26,8 @@ usage: cargo xtask COMMAND [ARGUMENT...]
   lint                       format, clippy, names in the documentation, file sizes, licences
   fuzz [TARGET...] [--seconds N] [--jobs N]
                              each fuzz target, or those named, for N seconds (300), N targets at a time (1)
-  image [--tag NAME:VERSION] the sidecar's programs, static, and their image, if buildah or podman is there
+  image [--tag REGISTRY/FOLDER:VERSION]
+                             the programs, static, and their images, if buildah or podman is there
 ";
 
 /// Commands, as `lint` checks them in the documentation.

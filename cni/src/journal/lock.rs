@@ -43,6 +43,13 @@ pub(super) fn exclusively(path: &Path) -> Result<File, CniError> {
     }
 }
 
+/// The same, if nobody else has it.
+pub(super) fn at_once(path: &Path) -> Option<File> {
+    let file = super::open(path).ok()?;
+    let free = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    (free && is_at(&file, path)).then_some(file)
+}
+
 fn is_at(file: &File, path: &Path) -> bool {
     let (Ok(ours), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
     (ours.dev(), ours.ino()) == (there.dev(), there.ino())

@@ -124,6 +124,27 @@ impl Store {
         lock::exclusively(&self.directory.join(format!("{name}.lock")))
     }
 
+    /// Removes the files that nothing was written to, of calls that were killed before they did anything. One that is
+    /// locked is in use.
+    pub fn remove_empty(&self) {
+        for file in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let is_empty = || file.metadata().is_ok_and(|data| data.is_file() && data.len() == 0);
+            if is_journal(&file.path())
+                && is_empty()
+                && let Some(_lock) = lock::at_once(&file.path())
+                && is_empty()
+            {
+                let _ = fs::remove_file(file.path());
+            }
+        }
+    }
+
+    /// Whether an attachment other than this one uses a link that several share.
+    pub fn is_shared(&self, name: &str, ours: &Attachment) -> Result<bool, CniError> {
+        let is_another = |entry: &Entry| entry.header.as_ref().is_some_and(|header| header.attachment != *ours);
+        Ok(self.entries()?.iter().any(|entry| is_another(entry) && entry.shares(name)))
+    }
+
     /// What is written down of every attachment, without locks: a look, not a promise.
     pub fn entries(&self) -> Result<Vec<Entry>, CniError> {
         let listing = match fs::read_dir(&self.directory) {
@@ -135,7 +156,7 @@ impl Store {
         };
         let mut entries = Vec::new();
         for file in listing.flatten() {
-            if file.path().extension().is_some_and(|extension| extension == "jsonl")
+            if is_journal(&file.path())
                 && let Ok(text) = read_bounded(&file.path())
             {
                 entries.push(Entry::parse(&text));
@@ -253,6 +274,10 @@ impl Entry {
         }
         entry
     }
+}
+
+fn is_journal(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "jsonl")
 }
 
 fn read_bounded(path: &Path) -> io::Result<String> {

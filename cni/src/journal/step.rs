@@ -26,8 +26,10 @@ pub enum Step {
     },
     /// A queueing discipline at the root of a link of the pod that is not ours.
     PodShaper { name: String },
-    /// A link that others made was made a port of a bridge. On the node, or in the pod.
-    Port { name: String, in_pod: bool },
+    /// A device of ours on the node through which a container's frames are delayed. It does not go with the pod.
+    HostShaper { name: String },
+    /// A link of the node that others made was made a port of a bridge.
+    Port { name: String },
     /// A bridge or VXLAN device that the attachments of a network share: goes with the last.
     SharedLink { name: String },
     /// Rules in nf_tables marked with the attachment's id.
@@ -36,8 +38,6 @@ pub enum Step {
     DeviceNode { path: PathBuf },
     /// An entry in a bridge's neighbour table, for suppression of ARP.
     Neighbour { link: String, address: IpAddr, mac: MacAddress },
-    /// A device plugin's link that was moved into the pod.
-    MovedLink { name: String },
     /// Policy rules in the pod, which outlive our links.
     PodRules { table: u32 },
 }

@@ -28,6 +28,8 @@ pub struct Link {
     pub up: bool,
     pub carrier: bool,
     pub loopback: bool,
+    /// Whether neighbours are asked for and answered (ARP, neighbour discovery); not so on a mute one (`IFF_NOARP`).
+    pub arp: bool,
     /// As somebody set it; a bridge's ports hear everything without.
     pub promiscuous: bool,
     pub all_multicast: bool,
@@ -178,6 +180,7 @@ fn parse_payload(payload: &[u8]) -> Option<Link> {
         up: has(libc::IFF_UP),
         carrier: find(libc::IFLA_CARRIER).is_some_and(Value::flag),
         loopback: has(libc::IFF_LOOPBACK),
+        arp: !has(libc::IFF_NOARP),
         promiscuous: has(libc::IFF_PROMISC),
         all_multicast: has(libc::IFF_ALLMULTI),
         master: number(libc::IFLA_MASTER),

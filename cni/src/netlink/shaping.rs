@@ -52,6 +52,14 @@ impl Netlink {
         Ok(self.discipline(index, TcHandle::ROOT)?.and_then(|payload| read(&payload)))
     }
 
+    /// What somebody set as a link's queueing discipline; None for the kernel's own choice, which has no handle.
+    pub fn root_discipline(&self, index: u32) -> Result<Option<String>, NetlinkError> {
+        let Some(payload) = self.discipline(index, TcHandle::ROOT)? else { return Ok(None) };
+        let chosen = u32_at(&payload, HANDLE).is_some_and(|handle| handle != 0);
+        let kind = Attributes::after(&payload, TCMSG).find(libc::TCA_KIND).map(Value::text);
+        Ok(kind.filter(|_| chosen))
+    }
+
     /// Gives a link the kernel's own queueing back. False: it has it, or is gone.
     pub fn delete_root(&self, index: u32) -> Result<bool, NetlinkError> {
         let message = tc_message(index, TcHandle::ROOT)?;
@@ -102,6 +110,9 @@ fn read(payload: &[u8]) -> Option<Tbf> {
     let burst = (ticks * u128::from(TICK_NANOSECONDS) * u128::from(rate)).div_ceil(NANOSECONDS);
     Some(Tbf { rate, burst: u64::try_from(burst).ok()?, limit: u32_at(parameters, 24)? })
 }
+
+/// Of `tcm_handle` in `struct tcmsg`.
+const HANDLE: usize = 8;
 
 const NANOSECONDS: u128 = 1_000_000_000;
 const TICK_NANOSECONDS: u64 = 64;

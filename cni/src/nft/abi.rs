@@ -91,6 +91,8 @@ pub(super) const NFTA_FIB_F_DADDR: u32 = 1 << 1;
 /// include/uapi/linux/rtnetlink.h.
 pub(super) const RTN_LOCAL: u32 = 2;
 
+pub(super) const NFTA_COUNTER_PACKETS: u16 = 2;
+
 pub(super) const NFTA_IMMEDIATE_DREG: u16 = 1;
 pub(super) const NFTA_IMMEDIATE_DATA: u16 = 2;
 

@@ -17,6 +17,7 @@ mod expression;
 mod rule;
 mod transport;
 mod conntrack;
+mod mark;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -28,6 +29,7 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use rustix::io::Errno;
 
 use abi::*;
+pub use mark::Mark;
 use rule::Place;
 pub use rule::{Chain, PortMapping, Protocol, Rule, TABLE, masquerade, port_mappings, spoof_check};
 use transport::{Failure, Found, Transport};

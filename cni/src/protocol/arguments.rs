@@ -154,6 +154,7 @@ mod tests {
     fn last_of_equal_keys_is_taken_and_empty_is_absent() {
         assert_eq!(Arguments::parse("MAC=a;MAC=b").unwrap().mac.as_deref(), Some("b"));
         assert_eq!(Arguments::parse("MAC=a;MAC=").unwrap().mac, None);
+        assert_eq!(Arguments::parse("IP=a, b").unwrap().ips, ["a", "b"]);
         assert_eq!(Arguments::parse("IP=,").unwrap().ips, Vec::<String>::new());
         assert_eq!(Arguments::parse(""), Ok(Arguments::default()));
     }

@@ -232,6 +232,14 @@ mod tests {
     }
 
     #[test]
+    fn empty_wish_leaves_the_weaker_channel_its_say() {
+        let empty = r#","runtimeConfig":{"mac":"","ips":[]}"#;
+        let (config, environment) = (config(&[empty, ARGS].concat()), environment(""));
+        assert_eq!(config.mac(&environment).unwrap().unwrap().to_string(), "02:00:00:00:00:02");
+        assert_eq!(config.ips(&environment).unwrap().len(), 1);
+    }
+
+    #[test]
     fn weaker_channel_is_not_even_read() {
         let config = config(&[ARGS, r#","ips":[{}],"mac":5"#].concat());
         let environment = environment("MAC=nonsense;IP=nonsense");

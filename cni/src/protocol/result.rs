@@ -520,8 +520,8 @@ mod tests {
             let bytes = serde_json::to_vec(&value).unwrap();
             assert_eq!(CniResult::parse_bytes(&bytes, version), Ok(result));
         }
-        let empty = json!({"cniVersion": "", "ip4": {"ip": "10.0.0.2/8"}});
-        assert_eq!(CniResult::parse(&empty, Version::V0_1_0).unwrap().ips.len(), 1);
+        let empty = json!({"cniVersion": "", "ips": [{"address": "10.0.0.3/8"}]});
+        assert_eq!(CniResult::parse(&empty, Version::V1_0_0).unwrap().ips.len(), 1);
     }
 
     #[test]

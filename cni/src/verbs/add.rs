@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::sweep;
 use crate::journal::{Header, Journal, Store};
+use crate::namespace::Namespace;
 use crate::netlink::Netlink;
 use crate::protocol::CniError;
 use crate::undo::Undo;
@@ -11,6 +12,7 @@ use crate::wiring::{self, Call, Site};
 
 pub(super) fn run(call: &Call) -> Result<Value, CniError> {
     let wiring = wiring::of(call)?;
+    readable(call)?;
     let pod = super::pod(&call.environment)?;
     let store = Store::new(&call.settings.state_directory);
     let host = Netlink::open()?;
@@ -24,8 +26,8 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
             call.attachment.container, call.attachment.interface, call.attachment.network
         )));
     }
-    // A call that was killed, or one for a namespace that is gone.
-    undo(call, &host, &store, &journal, &pod);
+    // A call that was killed, or one for a namespace that is gone. What cannot be undone must stay written down.
+    super::all(undo(call, &host, &store, &journal, &pod))?;
     journal.begin(Header {
         attachment: call.attachment.clone(),
         mode: call.settings.mode.as_str().to_owned(),
@@ -42,7 +44,7 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
     match result {
         Ok(result) => Ok(result),
         Err(error) => {
-            if undo(call, &host, &store, &journal, &pod) {
+            if undo(call, &host, &store, &journal, &pod).is_empty() {
                 let _ = journal.remove();
             }
             Err(error)
@@ -50,14 +52,23 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
     }
 }
 
-/// Undoes what the journal says; whether nothing is left.
+/// What comes by other channels than the mode's keys is looked at before anything is made, not where it is needed.
+fn readable(call: &Call) -> Result<(), CniError> {
+    call.config.mac(&call.environment)?;
+    call.config.port_mappings()?;
+    call.config.bandwidth()?;
+    call.config.dns()?;
+    Ok(())
+}
+
+/// Undoes what the journal says; why something is left, if it is.
 fn undo(
     call: &Call,
     host: &Netlink,
     store: &Store,
     journal: &Journal,
-    pod: &crate::namespace::Namespace,
-) -> bool {
+    pod: &Namespace,
+) -> Vec<CniError> {
     let entry = journal.entry();
     let mut undo = Undo {
         attachment: &call.attachment,
@@ -67,5 +78,5 @@ fn undo(
         config: &call.config,
         environment: &call.environment,
     };
-    undo.steps(&entry.steps).is_empty()
+    undo.steps(&entry.steps)
 }

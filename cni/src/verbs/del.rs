@@ -1,11 +1,12 @@
 //! DEL: nothing of the attachment is left, whatever of it there was. Missing things are no errors.
 
+use crate::attachment::Attachment;
 use crate::journal::{Step, Store};
 use crate::namespace::Namespace;
 use crate::netlink::Netlink;
 use crate::protocol::{CniError, Config, Environment};
 use crate::undo::Undo;
-use crate::wiring::{self, Call, Settings};
+use crate::wiring::{self, Call, Settings, device_node};
 
 pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniError> {
     let attachment = super::attachment(environment, config);
@@ -28,6 +29,9 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     let mut steps = entry.steps;
     if entry.header.is_none() {
         steps = leftovers(environment, config, settings);
+        if let Some(pod) = &pod {
+            steps.extend(marked(pod, &attachment)?);
+        }
     }
     if !steps.contains(&Step::Lease) && config.ipam_type().is_some() {
         steps.insert(0, Step::Lease);
@@ -39,6 +43,27 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
         journal.remove()?;
     }
     super::all(failures)
+}
+
+/// Without a journal: the links in the pod that bear our mark, and what leads to them.
+fn marked(pod: &Namespace, attachment: &Attachment) -> Result<Vec<Step>, CniError> {
+    let inside = Netlink::within(pod)?;
+    let links = inside.links()?;
+    let mut steps = Vec::new();
+    for link in links.iter().filter(|link| link.alias.as_ref() == Some(&attachment.alias())) {
+        if link.kind.as_deref() == Some("macvtap") {
+            steps.push(Step::DeviceNode { path: device_node(link.index) });
+        }
+        steps.push(Step::PodLink { name: link.name.clone() });
+        for nic in &links {
+            if inside.redirects(nic.index)?.contains(&link.index) {
+                // Its queueing discipline may be another's.
+                let (name, tap) = (nic.name.clone(), link.name.clone());
+                steps.push(Step::PodRedirect { name, tap, ingress: false });
+            }
+        }
+    }
+    Ok(steps)
 }
 
 /// Without a journal: what an ADD with this configuration would have left on the node.

@@ -22,9 +22,10 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
         let attachment = &header.attachment;
         let keep = known.contains(&(attachment.container.as_str(), attachment.interface.as_str()));
         if attachment.network == config.name && !keep {
-            failures.extend(sweep::remove(&store, &host, config, environment, attachment));
+            failures.extend(sweep::remove(&store, &host, config, environment, attachment, |_| true));
         }
     }
+    store.remove_empty();
     // Last, so that it also finds what the lines above could not release.
     failures.extend(ipam::gc(config, environment, &valid).err());
     super::all(failures)

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::attachment::Attachment;
-use crate::journal::{Header, Step, Store};
+use crate::journal::{Entry, Header, Step, Store};
 use crate::namespace::{Namespace, NamespaceError};
 use crate::netlink::Netlink;
 use crate::protocol::{CniError, Config, Environment};
@@ -13,23 +13,26 @@ use crate::undo::Undo;
 /// Sweeps this network's attachments. What fails is logged and left to the next.
 pub(super) fn run(store: &Store, host: &Netlink, config: &Config, environment: &Environment) {
     for entry in store.entries().unwrap_or_default() {
-        let Some(header) = &entry.header else { continue };
-        if header.attachment.network != config.name || !is_gone(header) {
+        let Some(header) = entry.header.as_ref().filter(|header| header.attachment.network == config.name) else {
+            continue;
+        };
+        if !is_stale(host, &entry) {
             continue;
         }
-        // The kernel takes a veth away with the pod: where it is, so is the pod, under whatever path.
-        let is_there = |name: &str| host.link(name).ok().flatten().is_some();
-        let alive = entry.steps.iter().any(|step| matches!(step, Step::HostLink { name } if is_there(name)));
-        if !alive {
-            tracing::info!(
-                container = header.attachment.container,
-                "sweeping what a pod that is gone has left"
-            );
-            for error in remove(store, host, config, environment, &header.attachment) {
-                tracing::warn!(%error, "sweeping");
-            }
+        tracing::info!(container = header.attachment.container, "sweeping what a pod that is gone has left");
+        for error in remove(store, host, config, environment, &header.attachment, |entry| is_stale(host, entry)) {
+            tracing::warn!(%error, "sweeping");
         }
     }
+}
+
+fn is_stale(host: &Netlink, entry: &Entry) -> bool {
+    // The kernel takes a veth away with the pod: where it is, so is the pod, under whatever path.
+    let is_there = |step: &Step| match step {
+        Step::HostLink { name } => host.link(name).ok().flatten().is_some(),
+        _ => false,
+    };
+    entry.header.as_ref().is_some_and(is_gone) && !entry.steps.iter().any(is_there)
 }
 
 /// Runtimes bind namespaces to files in one folder. Where the folder is there and the file is not, or is no namespace any
@@ -46,19 +49,24 @@ fn is_gone(header: &Header) -> bool {
     }
 }
 
-/// Undoes all of one attachment of this network.
+/// Undoes all of one attachment of this network, if what is written down of it still is `unwanted`: before it was locked,
+/// another call may have made it anew.
 pub(super) fn remove(
     store: &Store,
     host: &Netlink,
     config: &Config,
     environment: &Environment,
     attachment: &Attachment,
+    unwanted: impl Fn(&Entry) -> bool,
 ) -> Vec<CniError> {
     let journal = match store.lock(attachment) {
         Ok(journal) => journal,
         Err(error) => return vec![error],
     };
     let entry = journal.entry().clone();
+    if entry.header.is_some() && !unwanted(&entry) {
+        return Vec::new();
+    }
     let pod = entry.header.as_ref().and_then(|header| Namespace::open(&header.netns).ok());
     let pod = pod.filter(|pod| entry.made_in(pod));
     let environment = Environment {

@@ -108,7 +108,14 @@ impl Ipvlan {
         site.journal.will(Step::PodRules { table })?;
         for ip in &result.ips {
             let address = ip.address.addr();
-            let quiet = AddressOptions { no_dad: true, no_prefix_route: true, ..AddressOptions::default() };
+            // Of link scope the address is no sender for the tap's questions, which the guest, whose own it is, would not
+            // answer: they have none then, as probes of RFC 5227.
+            let quiet = AddressOptions {
+                no_dad: true,
+                no_prefix_route: true,
+                scope: Some(Scope::Link),
+                ..AddressOptions::default()
+            };
             site.inside.add_address(link.index, ip.address, quiet)?;
             let host: IpNet = address.into();
             site.inside.delete_route(&NewRoute {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::Wiring;
 use super::pod_interface::{self, made_link, refuse_taken};
 use super::settings::interface_name;
+use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, same};
 use crate::ipam;
 use crate::journal::Step;
@@ -147,6 +148,7 @@ impl Wiring for Macvlan {
             ip.interface = Some(0);
         }
         pod_interface::finish(call, site, &link, &result)?;
+        shaping::limit(call, site, Place::PodNic(&link))?;
         result.interfaces = vec![pod_interface::interface(call, &made_link(site.inside, name)?)];
         result.merge_dns(call.config.dns()?);
         Ok(result)
@@ -154,6 +156,7 @@ impl Wiring for Macvlan {
 
     fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
         let link = pod_interface::check(call, view, previous, "macvlan")?;
+        shaping::check(call, view, Place::PodNic(&link))?;
         check_parent(&self.parent, view, &link)
     }
 

@@ -5,7 +5,7 @@
 //! other, the node's own do not; so the link is made on the node and moved, and keeps its index, as it does with the
 //! device plugin for KubeVirt (`macvtap.network.kubevirt.io`), whose links come here by `deviceID`.
 
-mod device_node;
+pub(super) mod device_node;
 mod device_plugin;
 
 use std::os::fd::AsFd as _;
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::Wiring;
 use super::macvlan::{self, Parent};
 use super::pod_interface::{self, made_link, refuse_taken};
+use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
 use crate::journal::Step;
 use crate::netlink::{Change, Kind, Link, Netlink, NewLink};
@@ -64,7 +65,7 @@ impl Macvtap {
                 );
                 CniError::config("deviceID", format!("{id:?}"), &why)
             })?;
-            site.journal.will(Step::HostLink { name })?;
+            // Not ours before it is moved: the device plugin makes it anew for the next pod, under the same name.
             return Ok(link);
         }
         let parent = self.parent.link(site.host, None)?;
@@ -111,6 +112,7 @@ impl Wiring for Macvtap {
             ..Change::default()
         };
         site.inside.change(link.index, &up)?;
+        shaping::limit(call, site, Place::PodNic(&link))?;
         let tap = &call.settings.tap;
         device_node::provide(site, &link, tap.owner, tap.group)?;
         let link = made_link(site.inside, name)?;
@@ -139,6 +141,7 @@ impl Wiring for Macvtap {
         if call.config.device_id()?.is_none() {
             macvlan::check_parent(&self.parent, view, &link)?;
         }
+        shaping::check(call, view, Place::PodNic(&link))?;
         device_node::check(&link, call.settings.tap.owner, call.settings.tap.group)
     }
 

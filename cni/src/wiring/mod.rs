@@ -17,6 +17,7 @@ mod site;
 mod pod_tap;
 mod pod_interface;
 mod rules;
+mod shaping;
 mod tap;
 mod none;
 mod passt;
@@ -26,6 +27,7 @@ mod macvlan;
 mod macvtap;
 mod ipvlan;
 
+pub use macvtap::device_node::path as device_node;
 pub use settings::{Mode, Settings};
 pub use site::{Call, Site, View, changed};
 
@@ -56,7 +58,7 @@ pub fn of(call: &Call) -> Result<Box<dyn Wiring>, CniError> {
     Ok(match call.settings.mode {
         Mode::Tap => Box::new(tap::Tap::read(&call.config)?),
         Mode::None => Box::new(none::NoUplink::read(&call.config)?),
-        Mode::Passt => Box::new(passt::Passt),
+        Mode::Passt => Box::new(passt::Passt::read(&call.config)?),
         Mode::Bridge => Box::new(bridge::Bridge::read(call)?),
         Mode::Vxlan => Box::new(bridge::Bridge::read_overlay(call)?),
         Mode::Ptp => Box::new(ptp::Ptp::read(&call.config)?),

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::site::{Call, Site, View, changed, same};
-use super::{Wiring, pod_tap};
+use super::{Wiring, pod_tap, shaping};
 use crate::journal::Step;
 use crate::netlink::{Change, Netlink};
 use crate::protocol::{CniError, CniResult, Code, Config};
@@ -15,6 +15,7 @@ pub(super) struct NoUplink {}
 
 impl NoUplink {
     pub(super) fn read(config: &Config) -> Result<Self, CniError> {
+        shaping::refuse(config.bandwidth()?, "mode none has no traffic to limit")?;
         if config.ipam_type().is_some() {
             return Err(CniError::config("ipam", "given", "mode none has no network to have an address on"));
         }
@@ -49,10 +50,13 @@ impl Wiring for NoUplink {
         let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
         let tap = pod_tap::check(call, view, &name, None)?;
         let made = previous.interfaces.iter().find(|interface| interface.name == name);
+        if let Some(mtu) = made.and_then(|made| made.mtu).or(call.settings.mtu) {
+            same(&format!("{name}'s MTU"), &tap.mtu, &mtu)?;
+        }
         if let Some(mac) = made.and_then(|made| made.mac.as_ref()) {
             same(&format!("{name}'s MAC"), &tap.mac.map(|mac| mac.to_string()).as_ref(), &Some(mac))?;
         }
-        call.settings.mtu.map_or(Ok(()), |mtu| same(&format!("{name}'s MTU"), &tap.mtu, &mtu))
+        Ok(())
     }
 
     fn ready(&self, _call: &Call, _host: &Netlink) -> Result<(), CniError> {

@@ -1,9 +1,9 @@
 //! Mode `passt`: prepares a pod for the translator, which has not the privilege to do so. It must never add an interface.
 
-use super::Wiring;
+use super::{Wiring, shaping};
 use super::site::{Call, Site, View, changed, in_pod};
 use crate::netlink::Netlink;
-use crate::protocol::{CniError, CniResult};
+use crate::protocol::{CniError, CniResult, Config};
 use crate::sysctl;
 
 /// Its path, and its value.
@@ -22,6 +22,14 @@ const SYSCTLS: [Sysctl; 2] = [
 
 #[derive(Debug)]
 pub(super) struct Passt;
+
+impl Passt {
+    pub(super) fn read(config: &Config) -> Result<Self, CniError> {
+        let why = "the VM's traffic leaves by the pod's own interface, among the translator's: limit that one";
+        shaping::refuse(config.bandwidth()?, why)?;
+        Ok(Self)
+    }
+}
 
 impl Wiring for Passt {
     fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {

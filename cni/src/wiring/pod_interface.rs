@@ -7,6 +7,8 @@
 //! leaves with the guest's MAC. A VM that migrates here is announced by its own first frames and not before.
 
 use std::os::fd::AsFd as _;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use std::net::IpAddr;
 
@@ -21,6 +23,12 @@ use crate::netlink::{
 };
 use crate::protocol::{CniError, CniResult, Interface, MacAddress};
 use crate::sysctl;
+
+/// As long as the reference plugins wait for duplicate address detection.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// Detection takes about a second.
+const SETTLING_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Makes the veth pair: the node's end, down and alone; the pod's end, up.
 pub(super) fn veth(
@@ -47,6 +55,15 @@ pub(super) fn veth(
     // Nobody speaks IPv6 at this end unless the mode says so.
     sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
     Ok((made_link(site.host, &name)?, made_link(site.inside, inside)?))
+}
+
+/// Takes IPv6 from the node's end of a VM's veth pair, before it comes up: there is nothing for it to say, but a node that
+/// forwards would report its multicast groups to the guest, even without an address. For a container it stays as the
+/// reference plugins make it.
+pub(super) fn mute_node_end(call: &Call, end: &Link) {
+    if call.settings.tap.wanted {
+        sysctl_if_there(&format!("net/ipv6/conf/{}/disable_ipv6", end.name), "1");
+    }
 }
 
 /// A link of this name in the pod is another's.
@@ -86,15 +103,38 @@ pub(super) fn finish(
         }
     })?;
     site.inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
+    let detect = call.settings.detect_duplicates;
+    let options = AddressOptions { no_dad: !detect, ..AddressOptions::default() };
     for ip in &addresses.ips {
-        site.inside.add_address(
-            link.index,
-            ip.address,
-            AddressOptions { no_dad: true, ..AddressOptions::default() },
-        )?;
+        site.inside.add_address(link.index, ip.address, options)?;
+    }
+    if detect {
+        settle(site.inside, link)?;
     }
     add_routes(site.inside, link, addresses)?;
     Ok(None)
+}
+
+/// Waits until nobody else is found to have the link's addresses.
+fn settle(inside: &Netlink, link: &Link) -> Result<(), CniError> {
+    let deadline = Instant::now() + SETTLING;
+    loop {
+        let addresses = inside.addresses(Some(link.index))?;
+        if let Some(address) = addresses.iter().find(|address| address.duplicate) {
+            let network = address.network;
+            return Err(CniError::internal(format!("{}: another station has {network} already", link.name)));
+        }
+        if !addresses.iter().any(|address| address.tentative) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(CniError::internal(format!(
+                "{}: addresses were still being looked for on the network after {SETTLING:?}",
+                link.name
+            )));
+        }
+        thread::sleep(SETTLING_INTERVAL);
+    }
 }
 
 /// The routes that IPAM asks for.
@@ -112,6 +152,10 @@ fn finish_for_guest(
     in_pod(site.pod, || {
         sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
         sysctl_if_there(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1"); // none
+        // A router is in groups that it reports. MLDv2 would report that it left them, too; version 1 says nothing of a
+        // group that it never reported (RFC 2710 4).
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/force_mld_version"), "1");
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/forwarding"), "0");
         sysctl_if_there(&format!("net/ipv4/conf/{name}/arp_notify"), "0");
     })?;
     let mute = Change { arp: Some(false), ..Change::default() };
@@ -218,6 +262,19 @@ pub(super) fn check_routes(view: &View<'_>, link: &Link, previous: &CniResult) -
         }
     }
     Ok(())
+}
+
+/// CHECK of a link of the node: the MTU that its result says.
+pub(super) fn check_mtu(previous: &CniResult, link: &Link) -> Result<(), CniError> {
+    let made = previous.interfaces.iter().find(|made| made.sandbox.is_none() && made.name == link.name);
+    let mtu = made.and_then(|made| made.mtu);
+    mtu.map_or(Ok(()), |mtu| same(&format!("{}'s MTU", link.name), &link.mtu, &mtu))
+}
+
+/// The tap beside the interface, which CHECK has found in place.
+pub(super) fn tap(call: &Call, view: &View<'_>, link: &Link) -> Result<Option<Link>, CniError> {
+    let settings = &call.settings.tap;
+    settings.wanted.then(|| existing(view.inside, &pod_tap::name_beside(settings, &link.name), "in the pod")).transpose()
 }
 
 /// The interface in a result.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::bridge::gateway::{first_host, forward};
 use super::pod_interface::{self, on_node, sysctl_if_there};
 use super::rules::{self, Wanted};
+use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, same};
 use super::{Wiring, pod_tap};
 use crate::ipam;
@@ -45,6 +46,10 @@ impl Ptp {
             sysctl_if_there(&format!("net/ipv6/conf/{name}/proxy_ndp"), "1");
             // ARP is answered at once; the default is a random wait of up to 0.8 s.
             sysctl_if_there(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0");
+        }
+        // Without a link-local address the node could not ask for the guest's MAC (RFC 4861 7.2.2).
+        if !result.ips.iter().any(|ip| ip.address.addr().is_ipv6()) {
+            pod_interface::mute_node_end(call, end);
         }
         site.host.change(end.index, &Change { up: Some(true), ..Change::default() })?;
         for ip in &result.ips {
@@ -104,6 +109,7 @@ impl Wiring for Ptp {
             Self::container_routes(site, &inside, &result)?;
             pod_interface::add_routes(site.inside, &inside, &result)?;
         }
+        shaping::limit(call, site, Place::veth(&end, &inside, tap.as_ref()))?;
         result.interfaces = vec![on_node(&end), pod_interface::interface(call, &inside)];
         result.interfaces.extend(tap.map(|tap| pod_tap::interface(call, &tap)));
         result.merge_dns(call.config.dns()?);
@@ -113,8 +119,11 @@ impl Wiring for Ptp {
     fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
         let end = existing(view.host, &call.attachment.host_link(), "on the node")?;
         same(&format!("whether {} is up", end.name), &end.up, &true)?;
+        pod_interface::check_mtu(previous, &end)?;
         let inside = pod_interface::check(call, view, previous, "veth")?;
         same(&format!("the other end of {}", inside.name), &inside.parent, &Some(end.index))?;
+        let tap = pod_interface::tap(call, view, &inside)?;
+        shaping::check(call, view, Place::veth(&end, &inside, tap.as_ref()))?;
         let routes = view.host.routes(RouteFilter { device: Some(end.index), ..RouteFilter::default() })?;
         let addresses = view.host.addresses(Some(end.index))?;
         for ip in &previous.ips {
@@ -142,6 +151,7 @@ impl Wiring for Ptp {
     }
 
     fn leftovers(&self, call: &Call) -> Vec<Step> {
-        vec![Step::HostLink { name: call.attachment.host_link() }, Step::Rules]
+        let shaper = Step::HostShaper { name: call.attachment.shaper() };
+        vec![Step::HostLink { name: call.attachment.host_link() }, shaper, Step::Rules]
     }
 }

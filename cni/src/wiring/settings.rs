@@ -37,6 +37,8 @@ pub struct Settings {
     /// Bytes. `None`: that of the link beneath.
     pub mtu: Option<u32>,
     pub tap: TapSettings,
+    /// A container's IPv6 addresses are used only once nobody else is found to have them (RFC 4862 section 5.4).
+    pub detect_duplicates: bool,
     pub state_directory: PathBuf,
 }
 
@@ -65,6 +67,8 @@ struct Keys {
     disabled: bool,
     #[serde(rename = "tapname")]
     tap_name: Option<String>,
+    #[serde(rename = "enabledad", default)]
+    detect_duplicates: bool,
     #[serde(rename = "multiqueue", default)]
     multi_queue: bool,
     owner: Option<u32>,
@@ -98,6 +102,7 @@ impl Settings {
                 group: keys.group.unwrap_or(QEMU),
                 selinux_context: keys.selinux_context.filter(|context| !context.is_empty()),
             },
+            detect_duplicates: keys.detect_duplicates,
             state_directory,
         })
     }

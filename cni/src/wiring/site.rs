@@ -47,7 +47,7 @@ impl Call {
 
     /// The alias that marks links as this attachment's.
     pub fn alias(&self) -> String {
-        format!("sluice:{}", self.attachment.id())
+        self.attachment.alias()
     }
 }
 

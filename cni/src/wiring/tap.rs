@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::settings::interface_name;
+use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing};
 use super::{Wiring, pod_tap};
 use crate::attachment::kubevirt_interface;
@@ -73,6 +74,7 @@ impl Wiring for Tap {
         let name = pod_tap::name_beside(&call.settings.tap, &uplink.name);
         let tap = pod_tap::make(call, site, &name, Some(mtu))?;
         pod_tap::join(site, &uplink, &tap, false)?;
+        shaping::limit(call, site, Place::Tap { tap: &tap, nic: &uplink, ours: false })?;
         // Multus writes down a status for every interface of a result; a binding's entry must have none.
         Ok(match call.config.previous()? {
             Some(mut previous) => {
@@ -96,6 +98,7 @@ impl Wiring for Tap {
         let nic = recorded(|step| if let Step::PodRedirect { name, .. } = step { Some(name) } else { None })?;
         let nic = existing(view.inside, &nic, "in the pod")?;
         let tap = pod_tap::check(call, view, &tap, Some(&nic))?;
+        shaping::check(call, view, Place::Tap { tap: &tap, nic: &nic, ours: false })?;
         let mtu = call.settings.mtu.unwrap_or(nic.mtu);
         super::site::same(&format!("{}'s MTU", tap.name), &tap.mtu, &mtu)
     }

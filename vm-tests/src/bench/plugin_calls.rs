@@ -154,16 +154,17 @@ impl Attachment {
             Self::None => json!({ "mode": "none" }),
             Self::Passt => json!({ "mode": "passt" }),
         };
-        for (key, value) in more.as_object().into_iter().flatten() {
-            config[key.as_str()] = value.clone();
+        if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
+            config.extend(more);
         }
         config
     }
 
     /// The same for the reference: its own plugin, which takes our keys for unknown ones but for `mode`.
     fn of_reference(self, mut config: Value) -> anyhow::Result<(PathBuf, Value)> {
-        let name = config["mode"].as_str().context("a mode")?.to_owned();
-        config["mode"] = json!("bridge");
+        let config_keys = config.as_object_mut().context("a configuration")?;
+        let name = config_keys.insert("mode".to_owned(), json!("bridge"));
+        let name = name.as_ref().and_then(Value::as_str).context("a mode")?;
         Ok((Path::new(REFERENCE).join(name), config))
     }
 }

@@ -120,7 +120,6 @@ impl Call {
     }
 
     fn surround(&self, command: &mut Command, node: &Node) -> anyhow::Result<()> {
-        self.place.holds(command, node)?;
         if let Some(mask) = self.umask {
             before_exec(command, move || {
                 rustix::process::umask(Mode::from_raw_mode(mask));
@@ -137,6 +136,8 @@ impl Call {
                 Ok(())
             });
         }
+        // Last: what comes before may need to write.
+        self.place.holds(command, node)?;
         if matches!(self.stdin, Stdin::Closed) {
             before_exec(command, close_stdin);
         }

@@ -105,17 +105,30 @@ impl Node {
         settle(|| before.compare(&self.snapshot(keep)?, allowed))
     }
 
-    /// Waits until two nodes hold the same, but for the differences in `allowed`; fails with those that stay.
-    pub fn becomes_like(&self, other: &Self, keep: &[&str], allowed: &[Allowed]) -> anyhow::Result<()> {
-        settle(|| self.snapshot(keep)?.compare(&other.snapshot(keep)?, allowed))
+    /// Waits until two nodes hold the same, but for the differences in `allowed`; fails with those that stay. Both
+    /// pictures, as they then are.
+    pub fn becomes_like(
+        &self,
+        other: &Self,
+        keep: &[&str],
+        allowed: &[Allowed],
+    ) -> anyhow::Result<[Snapshot; 2]> {
+        settle(|| {
+            let pair = [self.snapshot(keep)?, other.snapshot(keep)?];
+            let [one, two] = &pair;
+            one.compare(two, allowed)?;
+            Ok(pair)
+        })
     }
 }
 
-fn settle(mut compare: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let mut last = Ok(());
+fn settle<T>(mut compare: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let started = Instant::now();
+    let mut last = compare();
     let _ = wait_for(SETTLE_LIMIT, "the kernel to settle", || {
-        last = compare();
+        if last.is_err() {
+            last = compare();
+        }
         last.is_ok()
     });
     last.with_context(|| format!("still so after {:?}", started.elapsed()))

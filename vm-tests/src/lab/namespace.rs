@@ -131,8 +131,8 @@ impl Namespace {
         let _ = Command::new("ip").args(["netns", "delete", &self.name]).stderr(Stdio::null()).status();
     }
 
-    /// A namespace of a lab whose process is gone.
-    pub(super) fn found(name: &str) -> anyhow::Result<Self> {
+    /// One that is there already: of a lab whose process is gone, or by the full path that a container runtime gives it.
+    pub(crate) fn found(name: &str) -> anyhow::Result<Self> {
         let file = std::fs::File::open(Path::new(NAMES).join(name))?;
         Ok(Self { name: name.to_owned(), handle: Arc::new(file.into()) })
     }

@@ -6,9 +6,14 @@
 )]
 
 mod ours;
+mod look;
+mod ears;
 mod reference;
 mod protocol;
 mod versions;
 mod surroundings;
 mod multus;
 mod differential;
+mod explain;
+mod bandwidth;
+mod quiet;

@@ -442,7 +442,7 @@ fn a_fault_is_refused_with_its_code_and_message() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_difference_from_the_oracle_is_a_difference() {
+fn each_difference_from_the_oracle_is_argued() {
     for row in rows() {
         if let Differs(why) = row.oracle {
             assert!(!why.is_empty(), "{}", row.name);

@@ -8,6 +8,7 @@ mod overlay;
 
 use super::pod_interface::{self, on_node};
 use super::rules::{self, Wanted};
+use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, same};
 use super::{Wiring, pod_tap};
 use crate::ipam;
@@ -38,6 +39,8 @@ impl Bridge {
         if !options.named {
             options.bridge = overlay.bridge_name();
         }
+        // The key is about the overlay's end here; the bridge has to learn where its own ports' guests are.
+        options.learning = None;
         Ok(Self { options, overlay: Some(overlay) })
     }
 
@@ -51,10 +54,11 @@ impl Bridge {
         let Some(overlay) = &self.overlay else { return self.ensure(site.host, mtu) };
         // Whoever goes as the last meanwhile waits, and then finds us.
         let _alone = site.store.lock_shared(SHARED_LINKS)?;
-        if !self.options.named {
-            site.journal.will(Step::SharedLink { name: self.options.bridge.clone() })?;
-        }
+        let ours = !self.options.named && share(site, &self.options.bridge)?;
         let bridge = self.ensure(site.host, mtu)?;
+        if ours {
+            mark(site.host, &bridge)?;
+        }
         overlay.ensure(site, &bridge)?;
         Ok(bridge)
     }
@@ -126,6 +130,8 @@ impl Bridge {
         given: Option<&CniResult>,
     ) -> Result<(Link, Option<Link>), CniError> {
         if let Some(given) = given {
+            let why = "the port is another plugin's: chain one that limits it behind that";
+            shaping::refuse(call.config.bandwidth()?, why)?;
             let link = options::given_port(given, site.host)?;
             if link.master.is_some_and(|master| master != bridge.index) {
                 return Err(CniError::config(
@@ -134,7 +140,7 @@ impl Bridge {
                     "this link is a port of another bridge",
                 ));
             }
-            site.journal.will(Step::Port { name: link.name.clone(), in_pod: false })?;
+            site.journal.will(Step::Port { name: link.name.clone() })?;
             return Ok((link, None));
         }
         let mac = call.config.mac(&call.environment)?;
@@ -142,6 +148,11 @@ impl Bridge {
             self.claim(site, bridge, mac)?;
         }
         let (port, inside) = pod_interface::veth(call, site, mtu.or(Some(bridge.mtu)), mac)?;
+        if let (None, Some(chosen)) = (mac, inside.mac) {
+            // By the kernel, at random; whoever asks for this very one later is refused.
+            site.journal.mac(chosen, &bridge.name)?;
+        }
+        pod_interface::mute_node_end(call, &port);
         Ok((port, Some(inside)))
     }
 }
@@ -174,6 +185,7 @@ impl Wiring for Bridge {
         } else {
             pod_interface::finish(call, site, &inside, &result)?
         };
+        shaping::limit(call, site, Place::veth(&port, &inside, tap.as_ref()))?;
         for ip in &mut result.ips {
             ip.interface = Some(2);
         }
@@ -194,7 +206,7 @@ impl Wiring for Bridge {
             same(&format!("{}'s promiscMode", bridge.name), &bridge.promiscuous, &true)?;
         }
         let end = |step: &Step| {
-            if let Step::HostLink { name } | Step::Port { name, in_pod: false } = step {
+            if let Step::HostLink { name } | Step::Port { name } = step {
                 Some(name.clone())
             } else {
                 None
@@ -204,12 +216,14 @@ impl Wiring for Bridge {
         let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
         let port = existing(view.host, &name, "on the node")?;
         port::check(&self.options, view, &bridge, &port)?;
+        pod_interface::check_mtu(previous, &port)?;
         rules::check(call, self.rules(&port, previous)?, previous)?;
         if view.entry.steps.iter().any(|step| matches!(step, Step::Port { .. })) {
             return Ok(());
         }
         if self.options.disable_container_interface {
             let link = existing(view.inside, &call.attachment.interface, "in the pod")?;
+            shaping::check(call, view, Place::NodeEnd(&port))?;
             return same(&format!("whether {} is up", link.name), &link.up, &false);
         }
         if let Some(overlay) = &self.overlay {
@@ -217,6 +231,8 @@ impl Wiring for Bridge {
         }
         let inside = pod_interface::check(call, view, previous, "veth")?;
         same(&format!("the other end of {}", inside.name), &inside.parent, &Some(port.index))?;
+        let tap = pod_interface::tap(call, view, &inside)?;
+        shaping::check(call, view, Place::veth(&port, &inside, tap.as_ref()))?;
         gateway::check(&self.options, view, &bridge, previous)
     }
 
@@ -239,8 +255,32 @@ impl Wiring for Bridge {
     }
 
     fn leftovers(&self, call: &Call) -> Vec<Step> {
-        vec![Step::HostLink { name: call.attachment.host_link() }, Step::Rules]
+        let shaper = Step::HostShaper { name: call.attachment.shaper() };
+        vec![Step::HostLink { name: call.attachment.host_link() }, shaper, Step::Rules]
     }
+}
+
+/// The alias of links that go with the last attachment that uses them.
+pub(in crate::wiring) const SHARED: &str = "sluice:shared";
+
+/// Writes down that the attachment uses a link which goes with the last that does; whether it does. One that was there
+/// before any of ours is another's, and stays.
+///
+/// The caller holds the lock of shared links.
+fn share(site: &mut Site<'_>, name: &str) -> Result<bool, CniError> {
+    let ours = site.journal.entry().header.as_ref().map(|header| header.attachment.clone());
+    if let (Some(link), Some(ours)) = (site.host.link(name)?, ours)
+        && link.alias.as_deref() != Some(SHARED)
+        && !site.store.is_shared(name, &ours)?
+    {
+        return Ok(false);
+    }
+    site.journal.will(Step::SharedLink { name: name.to_owned() })?;
+    Ok(true)
+}
+
+fn mark(host: &Netlink, link: &Link) -> Result<(), CniError> {
+    Ok(host.change(link.index, &Change { alias: Some(SHARED.to_owned()), ..Change::default() })?)
 }
 
 fn kind(link: &Link) -> &str {

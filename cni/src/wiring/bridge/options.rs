@@ -29,8 +29,6 @@ pub(super) struct Options {
     pub(super) hairpin: bool,
     pub(super) promiscuous: bool,
     pub(super) spoof_check: bool,
-    /// Duplicate address detection in the container.
-    pub(super) detect_duplicates: bool,
     pub(super) disable_container_interface: bool,
     pub(super) isolated: bool,
     /// `Some(false)`: the bridge learns no addresses from this port.
@@ -68,8 +66,6 @@ struct Keys {
     promiscuous: bool,
     #[serde(rename = "macspoofchk", default)]
     spoof_check: bool,
-    #[serde(rename = "enabledad", default)]
-    detect_duplicates: bool,
     #[serde(rename = "disablecontainerinterface", default)]
     disable_container_interface: bool,
     #[serde(rename = "portisolation", default)]
@@ -128,7 +124,6 @@ impl Options {
             hairpin: keys.hairpin,
             promiscuous: keys.promiscuous,
             spoof_check: keys.spoof_check,
-            detect_duplicates: keys.detect_duplicates,
             disable_container_interface: keys.disable_container_interface,
             isolated: keys.isolated,
             learning: keys.learning,

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use crate::journal::Step;
 use crate::netlink::{
     Change, Details, FdbEntry, Kind, Link, Netlink, NewLink, PortChange, Vxlan, existing_ok,
 };
 use crate::protocol::{CniError, Code, MacAddress};
+use super::{mark, share};
 use crate::wiring::pod_interface::made_link;
 use crate::wiring::settings::interface_name;
 use crate::wiring::site::{Call, Site, View, changed, existing, same};
@@ -56,6 +56,8 @@ struct Keys {
     port: Option<u16>,
     local: Option<IpAddr>,
     device: Option<String>,
+    /// `group` is whom the tap is for.
+    #[serde(rename = "multicastgroup")]
     group: Option<IpAddr>,
     #[serde(default)]
     peers: Vec<IpAddr>,
@@ -79,17 +81,17 @@ impl Overlay {
         if let Some(group) = keys.group {
             if !group.is_multicast() {
                 return Err(CniError::config(
-                    "group",
+                    "multicastGroup",
                     group,
                     "is no multicast address; nodes are listed in \"peers\"",
                 ));
             }
             if !keys.peers.is_empty() {
-                return Err(CniError::config("group", group, "cannot be together with \"peers\""));
+                return Err(CniError::config("multicastGroup", group, "cannot be together with \"peers\""));
             }
             if keys.device.is_none() && keys.local.is_none() {
                 return Err(CniError::config(
-                    "group",
+                    "multicastGroup",
                     group,
                     "needs \"device\" or \"local\", to join the group there",
                 ));
@@ -111,7 +113,7 @@ impl Overlay {
             return Err(CniError::config(
                 "peers",
                 odd,
-                "is no node's address; a multicast address belongs in \"group\"",
+                "is no node's address; a multicast address belongs in \"multicastGroup\"",
             ));
         }
         Ok(Self {
@@ -182,7 +184,7 @@ impl Overlay {
     /// The caller holds the lock of the network's shared links.
     pub(super) fn ensure(&self, site: &mut Site<'_>, bridge: &Link) -> Result<(), CniError> {
         let name = self.device_name();
-        site.journal.will(Step::SharedLink { name: name.clone() })?;
+        let ours = share(site, &name)?;
         let host = site.host;
         let link = match host.link(&name)? {
             Some(link) => {
@@ -202,17 +204,18 @@ impl Overlay {
                 made_link(host, &name)?
             }
         };
-        host.change(
-            link.index,
-            &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() },
-        )?;
+        if ours {
+            mark(host, &link)?;
+        }
+        host.change(link.index, &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() })?;
         if self.suppress {
             host.set_port(link.index, &PortChange { neigh_suppress: Some(true), ..PortChange::default() })?;
         }
-        for peer in &self.peers {
+        let ours = addresses(host)?;
+        for peer in self.peers.iter().filter(|peer| !ours.contains(peer)) {
             existing_ok(host.fdb_add(link.index, &entry(EVERYBODY, false, Some(*peer))))?;
         }
-        for neighbour in &self.neighbours {
+        for neighbour in self.neighbours.iter().filter(|neighbour| !ours.contains(&neighbour.peer)) {
             let mac = neighbour.mac.octets();
             existing_ok(host.fdb_add(link.index, &entry(mac, false, Some(neighbour.peer))))?;
             existing_ok(host.fdb_add(link.index, &entry(mac, true, None)))?;
@@ -230,7 +233,8 @@ impl Overlay {
         same(&format!("whether {} is up", link.name), &link.up, &true)?;
         same(&format!("{}'s bridge", link.name), &link.master, &Some(bridge.index))?;
         let table = view.host.fdb(link.index)?;
-        for peer in &self.peers {
+        let ours = addresses(view.host)?;
+        for peer in self.peers.iter().filter(|peer| !ours.contains(peer)) {
             if !table.iter().any(|entry| entry.mac == EVERYBODY && entry.dst == Some(*peer)) {
                 return Err(changed(format!("{} no longer sends to peer {peer}", link.name)));
             }
@@ -278,10 +282,16 @@ impl Overlay {
             return differs("local", format!("{:?}", settings.local), format!("{:?}", self.local));
         }
         if settings.remote != self.group {
-            return differs("group", format!("{:?}", settings.remote), format!("{:?}", self.group));
+            return differs("multicastGroup", format!("{:?}", settings.remote), format!("{:?}", self.group));
         }
         Ok(())
     }
+}
+
+/// The node's own addresses: one configuration serves all nodes, so each finds itself among the peers. What it sent to
+/// itself would come back from the overlay, and be learnt there.
+fn addresses(host: &Netlink) -> Result<Vec<IpAddr>, CniError> {
+    Ok(host.addresses(None)?.into_iter().map(|address| address.network.addr()).collect())
 }
 
 fn entry(mac: [u8; 6], on_master: bool, dst: Option<IpAddr>) -> FdbEntry {

@@ -18,7 +18,7 @@ const LONGEST_NUMBER_BYTES: usize = 32;
 
 /// Makes the device node where the kernel has not, and gives it to QEMU.
 pub(super) fn provide(site: &mut Site<'_>, link: &Link, owner: u32, group: u32) -> Result<(), CniError> {
-    let path = path(link);
+    let path = path(link.index);
     let number = in_pod(site.pod, || device_number(link))??;
     site.journal.will(Step::DeviceNode { path: path.clone() })?;
     let failed = |error: Errno| CniError::io(format!("device node {}", path.display()), error);
@@ -38,9 +38,8 @@ pub(super) fn provide(site: &mut Site<'_>, link: &Link, owner: u32, group: u32) 
 
 /// CHECK of [`provide`].
 pub(super) fn check(link: &Link, owner: u32, group: u32) -> Result<(), CniError> {
-    let path = path(link);
-    let there =
-        fs::metadata(&path).map_err(|error| changed(format!("device node {}: {error}", path.display())))?;
+    let path = path(link.index);
+    let there = fs::metadata(&path).map_err(|error| changed(format!("device node {}: {error}", path.display())))?;
     if (there.uid(), there.gid()) == (owner, group) {
         return Ok(());
     }
@@ -52,8 +51,9 @@ pub(super) fn check(link: &Link, owner: u32, group: u32) -> Result<(), CniError>
     )))
 }
 
-fn path(link: &Link) -> PathBuf {
-    PathBuf::from(format!("/dev/tap{}", link.index))
+/// Where the device node of the macvtap with this index is.
+pub fn path(index: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/tap{index}"))
 }
 
 fn make(path: &std::path::Path, number: u64) -> rustix::io::Result<()> {
