@@ -9,10 +9,14 @@ pub struct Attachment {
     pub network: String,
     pub container: String,
     pub interface: String,
+    /// For a mode that adds to an interface which another plugin makes: its name. In a list such a mode may follow one that
+    /// makes the interface, and each has a record of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<String>,
 }
 
 impl Attachment {
-    /// 16 hexadecimal digits that stand for all three, in names of files and in marks on rules.
+    /// 16 hexadecimal digits that stand for all of it, in names of files and in marks on rules.
     pub fn id(&self) -> String {
         self.digest(16)
     }
@@ -33,9 +37,15 @@ impl Attachment {
         format!("sluice:{}", self.id())
     }
 
+    /// Whether a runtime says the same of both.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        (&self.network, &self.container, &self.interface)
+            == (&other.network, &other.container, &other.interface)
+    }
+
     fn digest(&self, digits: usize) -> String {
         let mut hash = Sha256::new();
-        for part in [&self.network, &self.container, &self.interface] {
+        for part in [&self.network, &self.container, &self.interface].into_iter().chain(&self.beside) {
             hash.update(part.as_bytes());
             hash.update([0]);
         }
@@ -71,8 +81,12 @@ mod tests {
             network: network.to_owned(),
             container: container.to_owned(),
             interface: "net1".to_owned(),
+            beside: None,
         };
         assert_ne!(attachment("ab", "c").id(), attachment("a", "bc").id());
+        let tap = Attachment { beside: Some("tap".to_owned()), ..attachment("ab", "c") };
+        assert_ne!(tap.id(), attachment("ab", "c").id());
+        assert!(tap.is_alike(&attachment("ab", "c")));
         assert_eq!(attachment("ab", "c").host_link().len(), 15);
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
 
 use sluice_cni::protocol::{CniError, Code, Command, Environment, Version};
+use sluice_cni::tap::label;
 use sluice_cni::{logging, verbs};
 
 /// More than any configuration: etcd's objects are smaller.
@@ -11,6 +12,11 @@ const LONGEST_CONFIG_BYTES: u64 = 4 << 20;
 
 fn main() -> ExitCode {
     let variable = |name: &str| std::env::var(name).ok();
+    if let Some(code) =
+        label::child(std::env::args_os().skip(1).filter_map(|argument| argument.into_string().ok()))
+    {
+        return code;
+    }
     if std::env::args_os().len() > 1 {
         return sluice_cni::person::run();
     }

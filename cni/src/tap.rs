@@ -1,5 +1,7 @@
 //! Persistent tap devices, as a VMM opens them. It must never take over a device that exists.
 
+pub mod label;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::size_of;
@@ -32,6 +34,12 @@ pub enum TapError {
     BadName(String),
     #[error("there is an interface {0} already")]
     Exists(String),
+    #[error(
+        "telling the kernel the SELinux label {label:?} of the tap's maker, at /proc/thread-self/attr/exec"
+    )]
+    Label { label: String, source: io::Error },
+    #[error("making tap {name} by a child with the SELinux label {label:?}, from /proc/self/exe")]
+    Child { label: String, name: String, source: io::Error },
     #[error("{ioctl} of tap {name}")]
     Ioctl { ioctl: &'static str, name: String, source: io::Error },
 }

@@ -63,7 +63,7 @@ impl Undo<'_> {
             Step::Rules => Nft::open()
                 .and_then(|mut nft| nft.remove(&self.attachment.id()).map(drop))
                 .map_err(|error| CniError::internal(format!("removing rules: {error}"))),
-            Step::DeviceNode { path } => match fs::remove_file(path) {
+            Step::DeviceNode { path } | Step::File { path } => match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     Err(CniError::io(format!("removing {}", path.display()), error))
                 }

@@ -74,7 +74,10 @@ fn modules_use_only_those_above_them() {
             };
             seen += 1;
             if other > own {
-                faults.push(format!("{}: {module} uses {name}, which is declared below it", relative.display()));
+                faults.push(format!(
+                    "{}: {module} uses {name}, which is declared below it",
+                    relative.display()
+                ));
             }
         }
     }

@@ -1,5 +1,5 @@
 //! A guest without a machine: a network namespace whose `eth0` is the other end of a pod's tap, so that programs in that
-//! namespace are where a VM's would be. It opens the tap as QEMU does.
+//! namespace are where a VM's would be. It opens the tap as QEMU does, a macvtap by its device node.
 //!
 //! Frames are copied as they are, and nothing is left undone in them: the kernel segments and sums before it hands a frame
 //! over. With `--offload` it does not: frames of up to 64 KiB pass whole, as between a guest's virtio driver and QEMU. It
@@ -121,7 +121,7 @@ fn run(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
 /// A tap that somebody made, of either kind, or a macvtap.
 fn open(name: &str) -> anyhow::Result<Tap> {
     if name.starts_with('/') {
-        return Tap::attach(name);
+        return Tap::open_macvtap(Path::new(name));
     }
     // An open of a tap that is not there would make one.
     let links = std::fs::read_to_string("/proc/self/net/dev").context("read the links")?;

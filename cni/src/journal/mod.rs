@@ -113,7 +113,7 @@ impl Store {
     /// The journal of `attachment`, locked; made if it is not there.
     pub fn lock(&self, attachment: &Attachment) -> Result<Journal, CniError> {
         self.prepare()?;
-        let path = self.directory.join(format!("{}.jsonl", attachment.id()));
+        let path = self.path(attachment);
         let file = lock::exclusively(&path)?;
         Journal::read(file, path)
     }
@@ -141,8 +141,19 @@ impl Store {
 
     /// Whether an attachment other than this one uses a link that several share.
     pub fn is_shared(&self, name: &str, ours: &Attachment) -> Result<bool, CniError> {
-        let is_another = |entry: &Entry| entry.header.as_ref().is_some_and(|header| header.attachment != *ours);
+        let is_another =
+            |entry: &Entry| entry.header.as_ref().is_some_and(|header| header.attachment != *ours);
         Ok(self.entries()?.iter().any(|entry| is_another(entry) && entry.shares(name)))
+    }
+
+    /// `attachment` or, if nothing is written down of it, what the runtime calls the same: its mode was another at ADD.
+    pub fn recorded(&self, attachment: Attachment) -> Attachment {
+        if self.path(&attachment).exists() {
+            return attachment;
+        }
+        let headers = self.entries().unwrap_or_default().into_iter().filter_map(|entry| entry.header);
+        let mut all = headers.map(|header| header.attachment);
+        all.find(|other| other.is_alike(&attachment)).unwrap_or(attachment)
     }
 
     /// What is written down of every attachment, without locks: a look, not a promise.
@@ -163,6 +174,10 @@ impl Store {
             }
         }
         Ok(entries)
+    }
+
+    fn path(&self, attachment: &Attachment) -> PathBuf {
+        self.directory.join(format!("{}.jsonl", attachment.id()))
     }
 }
 
@@ -296,4 +311,46 @@ fn open(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(interface: &str, beside: Option<&str>) -> Attachment {
+        Attachment {
+            network: "net".to_owned(),
+            container: "c1".to_owned(),
+            interface: interface.to_owned(),
+            beside: beside.map(str::to_owned),
+        }
+    }
+
+    fn write_down(store: &Store, attachment: Attachment) {
+        let mut journal = store.lock(&attachment).unwrap();
+        let header =
+            Header { attachment, mode: String::new(), netns: PathBuf::new(), netns_identity: (0, 0) };
+        journal.begin(header).unwrap();
+    }
+
+    #[test]
+    fn each_part_of_a_list_has_its_own_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        for beside in [None, Some("tap")] {
+            write_down(&store, attachment("eth0", beside));
+        }
+        for beside in [None, Some("tap")] {
+            assert_eq!(store.recorded(attachment("eth0", beside)), attachment("eth0", beside));
+        }
+    }
+
+    #[test]
+    fn record_of_another_mode_is_found_when_there_is_none_of_this() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        write_down(&store, attachment("eth0", Some("tap")));
+        assert_eq!(store.recorded(attachment("eth0", None)), attachment("eth0", Some("tap")));
+        assert_eq!(store.recorded(attachment("eth1", None)), attachment("eth1", None));
+    }
 }

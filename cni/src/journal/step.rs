@@ -36,6 +36,8 @@ pub enum Step {
     Rules,
     /// A node in the host's /dev.
     DeviceNode { path: PathBuf },
+    /// A file of ours that the runtime asked for.
+    File { path: PathBuf },
     /// An entry in a bridge's neighbour table, for suppression of ARP.
     Neighbour { link: String, address: IpAddr, mac: MacAddress },
     /// Policy rules in the pod, which outlive our links.

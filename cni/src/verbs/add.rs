@@ -62,13 +62,7 @@ fn readable(call: &Call) -> Result<(), CniError> {
 }
 
 /// Undoes what the journal says; why something is left, if it is.
-fn undo(
-    call: &Call,
-    host: &Netlink,
-    store: &Store,
-    journal: &Journal,
-    pod: &Namespace,
-) -> Vec<CniError> {
+fn undo(call: &Call, host: &Netlink, store: &Store, journal: &Journal, pod: &Namespace) -> Vec<CniError> {
     let entry = journal.entry();
     let mut undo = Undo {
         attachment: &call.attachment,

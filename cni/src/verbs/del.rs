@@ -1,7 +1,7 @@
 //! DEL: nothing of the attachment is left, whatever of it there was. Missing things are no errors.
 
 use crate::attachment::Attachment;
-use crate::journal::{Step, Store};
+use crate::journal::{Entry, Step, Store};
 use crate::namespace::Namespace;
 use crate::netlink::Netlink;
 use crate::protocol::{CniError, Config, Environment};
@@ -9,22 +9,18 @@ use crate::undo::Undo;
 use crate::wiring::{self, Call, Settings, device_node};
 
 pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniError> {
-    let attachment = super::attachment(environment, config);
     // A mode or an MTU that is wrong now does not keep back what was made before.
     let settings = Settings::read(config);
+    let attachment = super::attachment(environment, config, settings.as_ref().ok());
     let directory = settings
         .as_ref()
         .map_or_else(|_| Settings::state_directory(config), |settings| settings.state_directory.clone());
     let store = Store::new(directory);
+    let attachment = store.recorded(attachment);
     let host = Netlink::open()?;
     let journal = store.lock(&attachment)?;
     let entry = journal.entry().clone();
-    // The runtime may have removed the namespace; also of another one, of the same name, nothing is ours.
-    let pod = match environment.netns.as_deref().filter(|path| !path.as_os_str().is_empty()) {
-        Some(_) => super::pod(environment).ok(),
-        None => entry.header.as_ref().and_then(|header| Namespace::open(&header.netns).ok()),
-    };
-    let pod = pod.filter(|pod| entry.header.is_none() || entry.made_in(pod));
+    let pod = pod(environment, &entry);
 
     let mut steps = entry.steps;
     if entry.header.is_none() {
@@ -43,6 +39,15 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
         journal.remove()?;
     }
     super::all(failures)
+}
+
+/// The namespace that ADD worked in, if it is still there: as the runtime names it now, or as it did then. The runtime may
+/// have removed it, or say nothing; of another one of the same path nothing is ours.
+fn pod(environment: &Environment, entry: &Entry) -> Option<Namespace> {
+    let named = environment.netns.as_ref().filter(|path| !path.as_os_str().is_empty());
+    let named = named.and_then(|_| super::pod(environment).ok());
+    let Some(header) = &entry.header else { return named };
+    named.into_iter().chain(Namespace::open(&header.netns).ok()).find(|pod| entry.made_in(pod))
 }
 
 /// Without a journal: the links in the pod that bear our mark, and what leads to them.
@@ -69,7 +74,7 @@ fn marked(pod: &Namespace, attachment: &Attachment) -> Result<Vec<Step>, CniErro
 /// Without a journal: what an ADD with this configuration would have left on the node.
 fn leftovers(environment: &Environment, config: &Config, settings: Result<Settings, CniError>) -> Vec<Step> {
     let Ok(settings) = settings else { return Vec::new() };
-    let attachment = super::attachment(environment, config);
+    let attachment = super::attachment(environment, config, Some(&settings));
     let call = Call { environment: environment.clone(), config: config.clone(), attachment, settings };
     wiring::of(&call).map(|wiring| wiring.leftovers(&call)).unwrap_or_default()
 }

@@ -35,15 +35,17 @@ pub fn run(environment: Environment, stdin: &[u8]) -> Result<Option<Value>, CniE
 
 fn call(environment: Environment, config: Config) -> Result<Call, CniError> {
     let settings = Settings::read(&config)?;
-    let attachment = attachment(&environment, &config);
+    let attachment = attachment(&environment, &config, Some(&settings));
     Ok(Call { environment, config, attachment, settings })
 }
 
-fn attachment(environment: &Environment, config: &Config) -> Attachment {
+fn attachment(environment: &Environment, config: &Config, settings: Option<&Settings>) -> Attachment {
+    let beside = settings.map(|settings| settings.mode).filter(|mode| mode.is_beside());
     Attachment {
         network: config.name.clone(),
         container: environment.container_id.clone(),
         interface: environment.interface.clone(),
+        beside: beside.map(|mode| mode.as_str().to_owned()),
     }
 }
 

@@ -13,26 +13,28 @@ use crate::undo::Undo;
 /// Sweeps this network's attachments. What fails is logged and left to the next.
 pub(super) fn run(store: &Store, host: &Netlink, config: &Config, environment: &Environment) {
     for entry in store.entries().unwrap_or_default() {
-        let Some(header) = entry.header.as_ref().filter(|header| header.attachment.network == config.name) else {
+        let Some(header) = entry.header.as_ref().filter(|header| header.attachment.network == config.name)
+        else {
             continue;
         };
         if !is_stale(host, &entry) {
             continue;
         }
         tracing::info!(container = header.attachment.container, "sweeping what a pod that is gone has left");
-        for error in remove(store, host, config, environment, &header.attachment, |entry| is_stale(host, entry)) {
+        for error in
+            remove(store, host, config, environment, &header.attachment, |entry| is_stale(host, entry))
+        {
             tracing::warn!(%error, "sweeping");
         }
     }
 }
 
 fn is_stale(host: &Netlink, entry: &Entry) -> bool {
-    // The kernel takes a veth away with the pod: where it is, so is the pod, under whatever path.
-    let is_there = |step: &Step| match step {
-        Step::HostLink { name } => host.link(name).ok().flatten().is_some(),
-        _ => false,
-    };
-    entry.header.as_ref().is_some_and(is_gone) && !entry.steps.iter().any(is_there)
+    // The kernel takes a veth away with the pod: where it is, so is the pod, under whatever path. A link of an ADD that
+    // was killed may never have reached its pod.
+    let is_there = |name: &str| host.link(name).ok().flatten().is_some();
+    let is_alive = |step: &Step| matches!(step, Step::HostLink { name } if is_there(name));
+    entry.header.as_ref().is_some_and(is_gone) && !(entry.done && entry.steps.iter().any(is_alive))
 }
 
 /// Runtimes bind namespaces to files in one folder. Where the folder is there and the file is not, or is no namespace any

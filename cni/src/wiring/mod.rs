@@ -18,6 +18,7 @@ mod pod_tap;
 mod pod_interface;
 mod rules;
 mod shaping;
+mod device_info;
 mod tap;
 mod none;
 mod passt;
@@ -55,6 +56,7 @@ pub trait Wiring: std::fmt::Debug {
 
 /// The mode that the configuration asks for.
 pub fn of(call: &Call) -> Result<Box<dyn Wiring>, CniError> {
+    device_info::pass_over(call);
     Ok(match call.settings.mode {
         Mode::Tap => Box::new(tap::Tap::read(&call.config)?),
         Mode::None => Box::new(none::NoUplink::read(&call.config)?),

@@ -1,7 +1,11 @@
 //! Mode `passt`: prepares a pod for the translator, which has not the privilege to do so. It must never add an interface.
 
-use super::{Wiring, shaping};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
 use super::site::{Call, Site, View, changed, in_pod};
+use super::{Wiring, device_info, shaping};
 use crate::netlink::Netlink;
 use crate::protocol::{CniError, CniResult, Config};
 use crate::sysctl;
@@ -20,14 +24,30 @@ const SYSCTLS: [Sysctl; 2] = [
     }),
 ];
 
+/// The mode with its key.
 #[derive(Debug)]
-pub(super) struct Passt;
+pub(super) struct Passt {
+    /// The translator's vhost-user socket, which is told to who asks for it.
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Keys {
+    #[serde(rename = "socketpath")]
+    socket: Option<PathBuf>,
+}
 
 impl Passt {
     pub(super) fn read(config: &Config) -> Result<Self, CniError> {
-        let why = "the VM's traffic leaves by the pod's own interface, among the translator's: limit that one";
+        let keys: Keys = config.read()?;
+        let socket = keys.socket.filter(|socket| !socket.as_os_str().is_empty());
+        if let Some(socket) = socket.as_ref().filter(|socket| !socket.is_absolute()) {
+            return Err(CniError::config("socketPath", socket.display(), "an absolute path is needed"));
+        }
+        let why =
+            "the VM's traffic leaves by the pod's own interface, among the translator's: limit that one";
         shaping::refuse(config.bandwidth()?, why)?;
-        Ok(Self)
+        Ok(Self { socket })
     }
 }
 
@@ -35,6 +55,9 @@ impl Wiring for Passt {
     fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {
         for (path, value) in SYSCTLS {
             site.sysctl(path, &value(call))?;
+        }
+        if let Some(socket) = &self.socket {
+            device_info::write(call, site, socket)?;
         }
         Ok(call.config.previous()?.unwrap_or_default())
     }
@@ -52,7 +75,7 @@ impl Wiring for Passt {
                 )));
             }
         }
-        Ok(())
+        self.socket.as_ref().map_or(Ok(()), |socket| device_info::check(call, socket))
     }
 
     fn ready(&self, _call: &Call, _host: &Netlink) -> Result<(), CniError> {

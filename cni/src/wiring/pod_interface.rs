@@ -274,7 +274,10 @@ pub(super) fn check_mtu(previous: &CniResult, link: &Link) -> Result<(), CniErro
 /// The tap beside the interface, which CHECK has found in place.
 pub(super) fn tap(call: &Call, view: &View<'_>, link: &Link) -> Result<Option<Link>, CniError> {
     let settings = &call.settings.tap;
-    settings.wanted.then(|| existing(view.inside, &pod_tap::name_beside(settings, &link.name), "in the pod")).transpose()
+    settings
+        .wanted
+        .then(|| existing(view.inside, &pod_tap::name_beside(settings, &link.name), "in the pod"))
+        .transpose()
 }
 
 /// The interface in a result.

@@ -4,13 +4,15 @@
 //! MAC, addresses and routes, so whoever made it finds it unchanged, and frames are taken before the pod's own network
 //! stack sees them. It must never touch the NIC but for its ingress.
 
+use std::io;
+
 use super::settings::TapSettings;
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
 use crate::journal::Step;
 use crate::netlink::{Change, Details, Link, existing_ok};
 use crate::protocol::{CniError, Code, Interface};
 use crate::sysctl;
-use crate::tap::{self, NewTap, TapError};
+use crate::tap::{self, NewTap, TapError, label};
 
 /// What KubeVirt calls the tap of a VM's first network.
 const PRIMARY_TAP: &str = "tap0";
@@ -49,7 +51,7 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
         multi_queue: settings.multi_queue,
         vnet_hdr: true,
     };
-    match in_pod(site.pod, || tap::create(&wanted))? {
+    match in_pod(site.pod, || create(settings, &wanted))? {
         Ok(()) => {}
         Err(TapError::Exists(_)) => {
             site.journal.retract()?;
@@ -58,7 +60,15 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
         Err(error @ (TapError::NoDevice | TapError::Open(_))) => {
             return Err(CniError::new(Code::NotAvailable, error.to_string()));
         }
-        Err(error) => return Err(CniError::internal(format!("making tap {name}: {error}"))),
+        Err(TapError::Label { label, source }) if source.kind() == io::ErrorKind::InvalidInput => {
+            let why = format!("the kernel's policy has no such label ({source})");
+            return Err(CniError::config("selinuxContext", format!("{label:?}"), &why));
+        }
+        Err(error) => {
+            let source =
+                std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+            return Err(CniError::internal(format!("making tap {name}: {error}{source}")));
+        }
     }
     let link = site
         .inside
@@ -76,6 +86,16 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
     site.inside
         .link_at(link.index)?
         .ok_or_else(|| CniError::internal(format!("tap {name} was removed while it was made")))
+}
+
+/// With the label asked for, where labels mean something.
+fn create(settings: &TapSettings, new: &NewTap) -> Result<(), TapError> {
+    let Some(wanted) = &settings.selinux_context else { return tap::create(new) };
+    if label::is_enabled() {
+        return label::create(new, wanted);
+    }
+    tracing::info!(selinux_context = wanted, "without effect: SELinux is not enabled on this node");
+    tap::create(new)
 }
 
 /// Takes every frame that reaches `nic` to `tap`, and every frame of `tap` out by `nic`.

@@ -134,6 +134,14 @@ impl Mode {
         Self::Passt,
     ];
 
+    /// Whether this mode leaves the interface that it is called for to others, and may come after them in a list.
+    pub const fn is_beside(self) -> bool {
+        match self {
+            Self::Tap | Self::None | Self::Passt => true,
+            Self::Bridge | Self::Macvtap | Self::Macvlan | Self::Ipvlan | Self::Ptp | Self::Vxlan => false,
+        }
+    }
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tap => "tap",

@@ -15,4 +15,5 @@ mod links;
 mod ports;
 mod networks;
 mod taps;
+mod labels;
 mod traffic;

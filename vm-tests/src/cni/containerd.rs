@@ -107,7 +107,7 @@ impl<'n> Containerd<'n> {
         let inside = inside
             .strip_prefix("/var/run")
             .map(|rest| Path::new("/run").join(rest))
-            .unwrap_or(inside.to_owned());
+            .unwrap_or_else(|_| inside.to_owned());
         let root = PathBuf::from(format!("/proc/{}/root", self.init.as_raw_nonzero()));
         root.join(inside.strip_prefix("/").unwrap_or(&inside))
     }

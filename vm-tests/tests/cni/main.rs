@@ -17,3 +17,4 @@ mod differential;
 mod explain;
 mod bandwidth;
 mod quiet;
+mod extras;

@@ -64,17 +64,23 @@ pub(crate) fn network(version: &str, plugins: &[Value]) -> Value {
 
 /// `object` with one more key.
 pub(crate) fn with(mut object: Value, key: &str, value: Value) -> Value {
-    object[key] = value;
+    if let Some(object) = object.as_object_mut() {
+        object.insert(key.to_owned(), value);
+    }
     object
 }
 
 /// The one IPv4 address of a container's interface.
 pub(crate) fn address(container: &Namespace, interface: &str) -> anyhow::Result<Ipv4Addr> {
     let link = link(container, interface)?;
-    let all = link["addr_info"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut v4 = all.iter().filter(|address| address["family"] == "inet");
+    let all = link.get("addr_info").and_then(Value::as_array).into_iter().flatten();
+    let mut v4 = all.filter(|address| text(address, "family") == Some("inet"));
     let (Some(address), None) = (v4.next(), v4.next()) else { anyhow::bail!("{interface}: {link}") };
-    Ok(address["local"].as_str().context("an address is text")?.parse()?)
+    Ok(text(address, "local").context("an address is text")?.parse()?)
+}
+
+fn text<'v>(object: &'v Value, key: &str) -> Option<&'v str> {
+    object.get(key).and_then(Value::as_str)
 }
 
 /// A link of a container as iproute2 describes it.
@@ -89,7 +95,7 @@ pub(crate) fn link(container: &Namespace, name: &str) -> anyhow::Result<Value> {
 pub(crate) fn links(container: &Namespace) -> anyhow::Result<Vec<String>> {
     let output = container.command("ip").args(["-j", "link", "show"]).output()?;
     let links: Value = serde_json::from_slice(&output.stdout)?;
-    let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str());
+    let names = links.as_array().into_iter().flatten().filter_map(|link| text(link, "ifname"));
     let mut names: Vec<String> = names.filter(|name| *name != "lo").map(str::to_owned).collect();
     names.sort();
     Ok(names)
@@ -123,10 +129,12 @@ pub(crate) fn is_masqueraded(container: &Namespace, node: &Node) -> anyhow::Resu
     Ok(())
 }
 
-/// Fails if something of ours is left: a journal or a lease, a port on the bridge.
+/// Fails if something of ours is left: a journal or a lease, a port on the bridge. Locks of what is shared stay.
 pub(crate) fn is_bare(node: &Node) -> anyhow::Result<()> {
+    let is_ours =
+        |line: &str| line.starts_with("file ") && !line.contains(".lock = ") || line.contains("/master = ");
     let snapshot = node.snapshot(&[])?;
-    let left = snapshot.lines().iter().find(|line| line.starts_with("file ") || line.contains("/master = "));
+    let left = snapshot.lines().iter().find(|line| is_ours(line));
     ensure!(left.is_none(), "left: {left:?}");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Many calls at a time.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, ensure};
@@ -11,6 +12,13 @@ use crate::rows::row_called;
 use crate::stage::{Stage, Who, port};
 
 const MANY: usize = 32;
+
+/// One crowd at a time: together they would only measure how long the kernel's one lock for all links keeps them waiting.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs `work` for each at the same time.
 fn at_once<T: Send + Sync, R: Send>(
@@ -33,12 +41,18 @@ fn crowd(stage: &Stage, size: usize) -> anyhow::Result<Vec<Who>> {
 
 /// Only what is on the node: pictures of so many pods take long.
 fn links(stage: &Stage) -> anyhow::Result<String> {
-    let output = stage.node.host()?.command("sh").args(["-c", "ip -o link | cut -d' ' -f2; ip route; nft list ruleset"]).output()?;
+    let output = stage
+        .node
+        .host()?
+        .command("sh")
+        .args(["-c", "ip -o link | cut -d' ' -f2; ip route | sed 's/linkdown//;s/ *$//'; nft list ruleset"])
+        .output()?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[test]
 fn each_of_many_gets_an_address_and_a_link_of_its_own() -> anyhow::Result<()> {
+    let _turn = turn();
     for row in ["bridge with everything", "ptp for a container", "vxlan", "macvlan"].map(row_called) {
         let stage = Stage::new(MANY)?;
         let config = stage.config(&row);
@@ -57,14 +71,21 @@ fn each_of_many_gets_an_address_and_a_link_of_its_own() -> anyhow::Result<()> {
         ensure!(stage.leases().is_empty(), "{}: {:?}", row.name, stage.leases());
         ensure!(stage.journals().is_empty(), "{}: {:?}", row.name, stage.journals());
         let left = links(&stage)?;
-        ensure!(!left.contains("veth") && !left.contains("vx") && !left.contains("sluice:"), "{}: {left}", row.name);
+        ensure!(
+            !left.contains("veth") && !left.contains("vx") && !left.contains("sluice:"),
+            "{}: {left}",
+            row.name
+        );
     }
     Ok(())
 }
 
 #[test]
 fn one_of_many_adds_for_the_same_attachment_wins() -> anyhow::Result<()> {
-    for row in ["tap", "bridge with everything", "macvlan", "macvtap", "vxlan", "none", "passt"].map(row_called) {
+    let _turn = turn();
+    for row in
+        ["tap", "bridge with everything", "macvlan", "macvtap", "vxlan", "none", "passt"].map(row_called)
+    {
         let stage = Stage::new(1)?;
         let (config, who) = (stage.config(&row), stage.who(0)?);
         stage.warm_up(&config, &who).context(row.name)?;
@@ -92,6 +113,7 @@ fn overlay_that_comes_and_goes_is_there_for_everybody() -> anyhow::Result<()> {
     const PODS: usize = 8;
     const ROUNDS: usize = 12;
 
+    let _turn = turn();
     for row in ["vxlan", "bridge with everything"].map(row_called) {
         let stage = Stage::new(PODS)?;
         let config = stage.config(&row);
@@ -100,8 +122,11 @@ fn overlay_that_comes_and_goes_is_there_for_everybody() -> anyhow::Result<()> {
         let before = links(&stage)?;
         at_once(&all, |who| {
             for round in 0..ROUNDS {
-                let result = stage.add(&config, who).with_context(|| format!("{}, round {round}", row.name))?;
-                stage.is_whole(&config, who, &result).with_context(|| format!("{}, round {round}", row.name))?;
+                let result =
+                    stage.add(&config, who).with_context(|| format!("{}, round {round}", row.name))?;
+                stage
+                    .is_whole(&config, who, &result)
+                    .with_context(|| format!("{}, round {round}", row.name))?;
                 stage.del(&config, who).with_context(|| format!("{}, round {round}", row.name))?;
             }
             Ok(())
@@ -118,6 +143,7 @@ fn gc_in_the_middle_breaks_nobody_who_is_valid() -> anyhow::Result<()> {
     const PODS: usize = 6;
     const ROUNDS: usize = 8;
 
+    let _turn = turn();
     for row in ["vxlan", "bridge with everything", "macvlan"].map(row_called) {
         let stage = Stage::new(PODS)?;
         let config = stage.config(&row);
@@ -138,7 +164,12 @@ fn gc_in_the_middle_breaks_nobody_who_is_valid() -> anyhow::Result<()> {
             }
             Ok(())
         })?;
-        ensure!(stage.journals().is_empty() && stage.leases().is_empty(), "{}: {:?}", row.name, stage.journals());
+        ensure!(
+            stage.journals().is_empty() && stage.leases().is_empty(),
+            "{}: {:?}",
+            row.name,
+            stage.journals()
+        );
     }
     Ok(())
 }
@@ -148,6 +179,7 @@ fn gc_in_the_middle_breaks_nobody_who_is_valid() -> anyhow::Result<()> {
 fn many_sweep_after_the_same_pod() -> anyhow::Result<()> {
     const PODS: usize = 8;
 
+    let _turn = turn();
     let row = row_called("bridge with everything");
     let stage = Stage::new(PODS)?;
     let config = stage.config(&row);

@@ -28,7 +28,10 @@ const TAKEN: &str = "ip link add tap1 type bridge";
 fn faults() -> Vec<Fault> {
     let mut faults = vec![
         Fault { in_pod: "ip link add tap0 type bridge", ..fault("the tap's name is taken", "tap", "tap0") },
-        Fault { in_pod: "ip link add vm0 type bridge", ..fault("the tap's name is taken", "tap by name", "vm0") },
+        Fault {
+            in_pod: "ip link add vm0 type bridge",
+            ..fault("the tap's name is taken", "tap by name", "vm0")
+        },
         Fault { in_pod: "ip link del eth0", ..fault("the pod has no NIC", "tap", "eth0") },
         Fault {
             in_pod: "ip link add tap9 type bridge; tc qdisc add dev eth0 ingress; \
@@ -36,10 +39,26 @@ fn faults() -> Vec<Fault> {
                      action mirred egress redirect dev tap9",
             ..fault("another tap has the NIC", "tap", "tap9")
         },
-        Fault { keys: |_| json!({ "mac": "01:00:00:00:00:01" }), ..fault("a group's MAC", "none", "01:00:00:00:00:01") },
-        Fault { in_pod: "mkdir -p /nonexistent 2>/dev/null || true", on_node: "ip link set up0 mtu 1000", keys: |_| json!({ "mtu": 1300 }), ..fault("an MTU above the master's", "macvlan", "1300") },
-        Fault { on_node: "ip link set up0 mtu 1000", keys: |_| json!({ "mtu": 1300 }), ..fault("an MTU above the master's", "macvtap", "1300") },
-        Fault { on_node: "ip link set up0 mtu 1000", keys: |_| json!({ "mtu": 1300 }), ..fault("an MTU above the overlay's", "vxlan", "1300") },
+        Fault {
+            keys: |_| json!({ "mac": "01:00:00:00:00:01" }),
+            ..fault("a group's MAC", "none", "01:00:00:00:00:01")
+        },
+        Fault {
+            in_pod: "mkdir -p /nonexistent 2>/dev/null || true",
+            on_node: "ip link set up0 mtu 1000",
+            keys: |_| json!({ "mtu": 1300 }),
+            ..fault("an MTU above the master's", "macvlan", "1300")
+        },
+        Fault {
+            on_node: "ip link set up0 mtu 1000",
+            keys: |_| json!({ "mtu": 1300 }),
+            ..fault("an MTU above the master's", "macvtap", "1300")
+        },
+        Fault {
+            on_node: "ip link set up0 mtu 1000",
+            keys: |_| json!({ "mtu": 1300 }),
+            ..fault("an MTU above the overlay's", "vxlan", "1300")
+        },
         Fault {
             on_node: "ip link add vxlan77 type vxlan id 78 dstport 4789 local 10.77.0.1",
             ..fault("the overlay's device has another VNI", "vxlan", "78")
@@ -61,16 +80,17 @@ fn faults() -> Vec<Fault> {
             ..fault("another device has the VNI", "vxlan", "vxlan77")
         },
         Fault {
-            on_node: "ip route add 10.7.0.2/32 dev up0 scope link",
-            ..fault("the node has a route to the very address", "ptp", "10.7.0.2")
+            keys: |stage| json!({ "ipam": with(&with(&leases(&stage.node), "rangeStart", json!("10.7.0.9")), "rangeEnd", json!("10.7.0.9")) }),
+            on_node: "ip route add 10.7.0.9/32 dev up0 scope link",
+            ..fault("the node has a route to the very address", "ptp", "10.7.0.9")
         },
         Fault {
             on_node: "ip address flush dev br0; ip address add 10.7.0.254/24 dev br0",
             ..fault("the bridge has another address", "bridge with everything", "10.7.0.254")
         },
         Fault {
-            on_node: "nft add table bridge sluice; nft delete table bridge sluice; \
-                      nft 'add table bridge sluice; add chain bridge sluice mac'",
+            on_node: "nft delete table bridge sluice; nft add table bridge sluice; \
+                      nft 'add chain bridge sluice prerouting { type filter hook prerouting priority 5; }'",
             ..fault("somebody has a chain of our name", "bridge with everything for a container", "sluice")
         },
         Fault {
@@ -81,13 +101,17 @@ fn faults() -> Vec<Fault> {
     for row in ["bridge", "bridge with everything", "ptp", "vxlan", "vxlan on a bridge that stays"] {
         faults.push(Fault { in_pod: TAKEN, ..fault("the tap's name is taken", row, "tap1") });
     }
-    for row in ["bridge", "bridge with everything for a container", "ptp", "macvlan", "macvtap", "vxlan", "none"] {
+    for row in
+        ["bridge", "bridge with everything for a container", "ptp", "macvlan", "macvtap", "vxlan", "none"]
+    {
         faults.push(Fault {
             in_pod: "ip link add net1 type bridge",
             ..fault("the interface's name is taken", row, "net1")
         });
     }
-    for row in ["bridge with everything for a container", "ptp for a container", "macvlan", "vxlan for a container"] {
+    for row in
+        ["bridge with everything for a container", "ptp for a container", "macvlan", "vxlan for a container"]
+    {
         faults.push(Fault {
             keys: |stage| json!({ "ipam": with(&leases(&stage.node), "routes", json!([{ "dst": "10.99.0.0/16", "gw": "192.0.2.1" }])) }),
             ..fault("a route through nowhere", row, "10.99.0.0/16")

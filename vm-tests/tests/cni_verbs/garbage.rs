@@ -62,7 +62,9 @@ fn list_of_the_valid_may_be_null_but_not_missing() -> anyhow::Result<()> {
         ensure!(failure.code == 7 && failure.msg.contains("cni.dev/valid-attachments"), "{what}: {failure}");
         stage.is_whole(&config, &who, &result).context(what)?;
     }
-    stage.run(&stage.network_call("GC", &with(&config, "cni.dev/valid-attachments", Value::Null)))?.silent()?;
+    stage
+        .run(&stage.network_call("GC", &with(&config, "cni.dev/valid-attachments", Value::Null)))?
+        .silent()?;
     stage.is_as(&empty)
 }
 
@@ -76,7 +78,12 @@ fn interfaces_of_one_container_are_told_apart() -> anyhow::Result<()> {
     stage.run(&second)?.result()?;
     stage.gc(&config, &[&who])?;
     stage.is_whole(&config, &who, &first)?;
-    ensure!(stage.journals().len() == 1 && stage.leases().len() == 1, "{:?}, {:?}", stage.journals(), stage.leases());
+    ensure!(
+        stage.journals().len() == 1 && stage.leases().len() == 1,
+        "{:?}, {:?}",
+        stage.journals(),
+        stage.leases()
+    );
     stage.del(&config, &who)
 }
 

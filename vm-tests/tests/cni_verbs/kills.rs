@@ -125,7 +125,9 @@ const TOGETHER: usize = 10;
 /// Between the steps too: at every system call that may change something.
 #[test]
 fn nothing_is_left_wherever_an_add_is_killed() -> anyhow::Result<()> {
-    for row in ["tap", "none", "bridge with everything", "ptp for a container", "macvlan", "vxlan"].map(row_called) {
+    for row in
+        ["tap", "none", "bridge with everything", "ptp for a container", "macvlan", "vxlan"].map(row_called)
+    {
         let stage = Stage::new(1)?;
         let (config, who) = (stage.config(&row), stage.who(0)?);
         stage.warm_up(&config, &who).context(row.name)?;
@@ -133,7 +135,8 @@ fn nothing_is_left_wherever_an_add_is_killed() -> anyhow::Result<()> {
         for call in 1..=MOST_CALLS {
             let what = || format!("{}, up to system call {call}", row.name);
             let fate = tracer::kill_at(stage.command("ADD", &who)?, config.to_string().as_bytes(), call)?;
-            if call % 2 == 0 { stage.gc(&config, &[]) } else { stage.del(&config, &who) }.with_context(what)?;
+            if call % 2 == 0 { stage.gc(&config, &[]) } else { stage.del(&config, &who) }
+                .with_context(what)?;
             if call % TOGETHER == 0 || fate != Fate::Killed {
                 stage.is_as(&before).with_context(what)?;
                 ensure!(stage.leases().is_empty(), "{}: {:?}", what(), stage.leases());

@@ -15,7 +15,12 @@ struct Wrong {
     value: &'static str,
 }
 
-const fn wrong(row: &'static str, keys: fn(&Stage) -> Value, key: &'static str, value: &'static str) -> Wrong {
+const fn wrong(
+    row: &'static str,
+    keys: fn(&Stage) -> Value,
+    key: &'static str,
+    value: &'static str,
+) -> Wrong {
     Wrong { row, keys, key, value }
 }
 
@@ -49,7 +54,7 @@ const WRONG: [Wrong; 39] = [
     wrong("vxlan", |_| json!({ "vni": 0 }), "vni", "0"),
     wrong("vxlan", |_| json!({ "vni": 16_777_216 }), "vni", "16777216"),
     wrong("vxlan", |_| json!({ "port": 0 }), "port", "0"),
-    wrong("vxlan", |_| json!({ "group": "10.77.0.9", "peers": [] }), "group", "10.77.0.9"),
+    wrong("vxlan", |_| json!({ "multicastGroup": "10.77.0.9", "peers": [] }), "multicastGroup", "10.77.0.9"),
     wrong("vxlan", |_| json!({ "peers": ["239.1.1.1"] }), "peers", "239.1.1.1"),
     wrong("vxlan", |_| json!({ "peers": ["fd00::1"] }), "peers", "fd00::1"),
     wrong("macvlan", |_| json!({ "tap": true }), "tap", "true"),
@@ -79,7 +84,10 @@ fn wrong_key_is_refused_by_name_and_nothing_changes() -> anyhow::Result<()> {
                 config[key] = value.clone();
             }
             let failure = stage.run(&stage.call("ADD", &config, &who))?.failure().with_context(what)?;
-            if !matches!(failure.code, 2 | 7) || !failure.msg.contains(wrong.key) || !failure.msg.contains(wrong.value) {
+            if !matches!(failure.code, 2 | 7)
+                || !failure.msg.contains(wrong.key)
+                || !failure.msg.contains(wrong.value)
+            {
                 failures.push(format!("{}: {failure}", what()));
             }
             // A first ADD, too, must have left nothing: not a bridge, not a lock's file but an empty one.
@@ -99,7 +107,8 @@ const MAC: &str = "02:00:00:00:00:17";
 /// Asks for a MAC on the bridge, which the other has; `named` is in the message beside it.
 fn refuses(stage: &Stage, config: &Value, pod: usize, mac: &str, named: &str) -> anyhow::Result<()> {
     let before = stage.snapshot()?;
-    let failure = stage.run(&stage.call("ADD", &with(config, "mac", json!(mac)), &stage.who(pod)?))?.failure()?;
+    let failure =
+        stage.run(&stage.call("ADD", &with(config, "mac", json!(mac)), &stage.who(pod)?))?.failure()?;
     ensure!(failure.code == 7 && failure.msg.contains("mac ") && failure.msg.contains(mac), "{failure}");
     ensure!(failure.msg.contains("br0") && failure.msg.contains(named), "{failure}");
     stage.node.comes_back_to(&before, &[], &[])
@@ -107,7 +116,8 @@ fn refuses(stage: &Stage, config: &Value, pod: usize, mac: &str, named: &str) ->
 
 #[test]
 fn mac_that_is_used_on_the_bridge_is_refused() -> anyhow::Result<()> {
-    for row in ["bridge", "bridge with everything", "bridge with everything for a container"].map(row_called) {
+    for row in ["bridge", "bridge with everything", "bridge with everything for a container"].map(row_called)
+    {
         let stage = Stage::new(3)?;
         let config = stage.config(&row);
         let (first, second) = (stage.who(0)?, stage.who(1)?);

@@ -158,14 +158,6 @@ impl Stage {
         self.node.comes_back_to(before, &[], &[])
     }
 
-    /// But for what is in pods.
-    pub(crate) fn node_is_as(&self, before: &Snapshot) -> anyhow::Result<()> {
-        self.has_no_journal()?;
-        self.has_no_device()?;
-        let outside_pods = |snapshot: &Snapshot| snapshot.without(&["pod0/", "pod1/", "pod2/", "outside/"]);
-        outside_pods(before).compare(&outside_pods(&self.snapshot()?), &[])
-    }
-
     fn has_no_journal(&self) -> anyhow::Result<()> {
         let left = self.journals();
         ensure!(left.is_empty(), "the state folder has {left:?}");
@@ -215,7 +207,8 @@ pub(crate) fn with(config: &Value, key: &str, value: Value) -> Value {
 /// The node's end of a veth pair, as a result names it.
 pub(crate) fn port(result: &Value) -> String {
     let interfaces = result["interfaces"].as_array().cloned().unwrap_or_default();
-    let names = interfaces.iter().filter(|one| one.get("sandbox").is_none()).filter_map(|one| one["name"].as_str());
+    let names =
+        interfaces.iter().filter(|one| one.get("sandbox").is_none()).filter_map(|one| one["name"].as_str());
     names.filter(|name| name.starts_with("veth")).next_back().unwrap_or_default().to_owned()
 }
 
@@ -237,7 +230,8 @@ fn own_devices(node: &Node) -> anyhow::Result<PathBuf> {
 fn script(node: &Node, name: &str, text: &str) -> anyhow::Result<PathBuf> {
     let path = node.directory().join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).context("write a script")?;
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).context("its mode")?;
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .context("its mode")?;
     Ok(path)
 }
 

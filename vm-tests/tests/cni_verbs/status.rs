@@ -39,7 +39,13 @@ struct Lack {
     named: &'static str,
 }
 
-const fn lack(name: &'static str, row: &'static str, line: &'static str, code: u64, named: &'static str) -> Lack {
+const fn lack(
+    name: &'static str,
+    row: &'static str,
+    line: &'static str,
+    code: u64,
+    named: &'static str,
+) -> Lack {
     Lack { name, row, keys: |_| json!({}), attached: false, line, code, named }
 }
 
@@ -52,9 +58,27 @@ const LACKS: [Lack; 15] = [
         keys: |_| json!({ "stateDir": "/sys/kernel" }),
         ..lack("a state folder that cannot be written", "bridge", "", 50, "/sys/kernel")
     },
-    lack("a bridge's name that another link has", "bridge", "ip link add br0 type veth peer name far9", 50, "br0"),
-    lack("an overlay's bridge that is none", "vxlan", "ip link add vxbr77 type veth peer name far9", 50, "vxbr77"),
-    lack("an overlay's device that is none", "vxlan", "ip link add vxlan77 type veth peer name far9", 50, "vxlan77"),
+    lack(
+        "a bridge's name that another link has",
+        "bridge",
+        "ip link add br0 type veth peer name far9",
+        50,
+        "br0",
+    ),
+    lack(
+        "an overlay's bridge that is none",
+        "vxlan",
+        "ip link add vxbr77 type veth peer name far9",
+        50,
+        "vxbr77",
+    ),
+    lack(
+        "an overlay's device that is none",
+        "vxlan",
+        "ip link add vxlan77 type veth peer name far9",
+        50,
+        "vxlan77",
+    ),
     lack("no master", "macvlan", "ip link del up0", 50, "up0"),
     lack("no master", "macvtap", "ip link del up0", 50, "up0"),
     lack("no device beneath the overlay", "vxlan on a bridge that stays", "ip link del up0", 50, "up0"),
@@ -111,7 +135,8 @@ fn range_without_an_address_left_is_named() -> anyhow::Result<()> {
 }
 
 /// Where the pod's /dev is not the node's, or the module is missing.
-const NO_TUN: &str = "exec unshare --mount --propagation private sh -c 'mount -t tmpfs tmpfs /dev/net && exec $PLUGIN'";
+const NO_TUN: &str =
+    "exec unshare --mount --propagation private sh -c 'mount -t tmpfs tmpfs /dev/net && exec $PLUGIN'";
 
 #[test]
 fn missing_dev_net_tun_is_named() -> anyhow::Result<()> {
@@ -132,7 +157,9 @@ fn missing_dev_net_tun_is_named() -> anyhow::Result<()> {
 /// Who needs no tap does not ask for one.
 #[test]
 fn modes_without_a_tap_need_no_dev_net_tun() -> anyhow::Result<()> {
-    for row in ["passt", "bridge with everything for a container", "ptp for a container", "macvlan"].map(row_called) {
+    for row in
+        ["passt", "bridge with everything for a container", "ptp for a container", "macvlan"].map(row_called)
+    {
         let stage = Stage::new(1)?;
         let (config, who) = (stage.config(&row), stage.who(0)?);
         stage.run_within(NO_TUN, &stage.network_call("STATUS", &config))?.silent().context(row.name)?;

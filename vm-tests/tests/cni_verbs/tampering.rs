@@ -53,7 +53,17 @@ const VXLAN_NAMED: &str = "vxlan on a bridge that stays";
 
 /// Those with an interface of their own, called as the runtime says.
 const INTERFACES: &[&str] = &[
-    NONE, BRIDGE, FULL, FULL_CONTAINER, PTP, PTP_CONTAINER, MACVLAN, MACVTAP, VXLAN, VXLAN_CONTAINER, VXLAN_NAMED,
+    NONE,
+    BRIDGE,
+    FULL,
+    FULL_CONTAINER,
+    PTP,
+    PTP_CONTAINER,
+    MACVLAN,
+    MACVTAP,
+    VXLAN,
+    VXLAN_CONTAINER,
+    VXLAN_NAMED,
 ];
 /// Those with a veth pair.
 const PAIRS: &[&str] =
@@ -67,27 +77,40 @@ const ROUTES: &[&str] = &[FULL_CONTAINER, PTP_CONTAINER, MACVLAN, VXLAN_CONTAINE
 /// Those with a tap beside the runtime's interface.
 const BESIDE: &[&str] = &[BRIDGE, FULL, PTP, VXLAN, VXLAN_NAMED];
 
-const CHANGES: [Change; 47] = [
+const CHANGES: [Change; 48] = [
     change("another MAC", INTERFACES, Pod, "ip link set net1 address 02:00:00:00:00:99", "net1's MAC"),
     change("another MTU", INTERFACES, Pod, "ip link set net1 mtu 1300", "net1's MTU"),
     change("the interface down", INTERFACES, Pod, "ip link set net1 down", "net1 is up"),
-    change("the interface gone", INTERFACES, Pod, "ip link del net1", "net1"),
+    change("the interface gone", &[NONE, MACVLAN, MACVTAP], Pod, "ip link del net1", "net1"),
+    change("the interface gone, and the node's end with it", PAIRS, Pod, "ip link del net1", "$PORT"),
     change("the interface renamed", INTERFACES, Pod, "ip link set net1 down name other up", "net1"),
     change(
         "the interface replaced",
-        &[FULL, PTP, MACVLAN, MACVTAP, NONE],
+        &[MACVLAN, MACVTAP, NONE],
         Pod,
         "ip link del net1; ip link add net1 type bridge; ip link set net1 up",
         "net1",
     ),
-    change("the address gone", ADDRESSES, Pod, "ip address flush dev net1 scope global", "net1 no longer has the address 10.7.0."),
+    change(
+        "the address gone",
+        ADDRESSES,
+        Pod,
+        "ip address flush dev net1 scope global",
+        "net1 no longer has the address 10.7.0.",
+    ),
     change("the route gone", ROUTES, Pod, "ip route del 10.99.0.0/16", "10.99.0.0/16"),
     change("the default route gone", &[FULL_CONTAINER], Pod, "ip route del default", "0.0.0.0/0"),
     change("the node's end gone", PAIRS, Node, "ip link del $PORT", "$PORT"),
     change("the node's end down", PAIRS, Node, "ip link set $PORT down", "$PORT is up"),
     change("the node's end renamed", PAIRS, Node, "ip link set $PORT down name other up", "$PORT"),
     change("another MTU of the node's end", PAIRS, Node, "ip link set $PORT mtu 1300", "$PORT's MTU"),
-    change("no port any more", PORTS, Node, "ip link set $PORT nomaster", "$PORT is no longer a port of bridge"),
+    change(
+        "no port any more",
+        PORTS,
+        Node,
+        "ip link set $PORT nomaster",
+        "$PORT is no longer a port of bridge",
+    ),
     change(
         "a port of another bridge",
         PORTS,
@@ -96,22 +119,82 @@ const CHANGES: [Change; 47] = [
         "$PORT is no longer a port of bridge",
     ),
     change("hairpin mode off", &[FULL], Node, "bridge link set dev $PORT hairpin off", "$PORT's hairpinMode"),
-    change("hairpin mode on", &[BRIDGE, VXLAN], Node, "bridge link set dev $PORT hairpin on", "$PORT's hairpinMode"),
-    change("no isolation any more", &[FULL], Node, "bridge link set dev $PORT isolated off", "$PORT's portIsolation"),
-    change("isolation", &[BRIDGE, VXLAN], Node, "bridge link set dev $PORT isolated on", "$PORT's portIsolation"),
-    change("learning off", &[BRIDGE, VXLAN], Node, "bridge link set dev $PORT learning off", "$PORT's learning"),
+    change(
+        "hairpin mode on",
+        &[BRIDGE, VXLAN],
+        Node,
+        "bridge link set dev $PORT hairpin on",
+        "$PORT's hairpinMode",
+    ),
+    change(
+        "no isolation any more",
+        &[FULL],
+        Node,
+        "bridge link set dev $PORT isolated off",
+        "$PORT's portIsolation",
+    ),
+    change(
+        "isolation",
+        &[BRIDGE, VXLAN],
+        Node,
+        "bridge link set dev $PORT isolated on",
+        "$PORT's portIsolation",
+    ),
+    change(
+        "learning off",
+        &[BRIDGE, VXLAN],
+        Node,
+        "bridge link set dev $PORT learning off",
+        "$PORT's learning",
+    ),
     change("the bridge gone", &[BRIDGE, FULL], Node, "ip link del br0", "br0"),
     change("the bridge renamed", &[BRIDGE, FULL], Node, "ip link set br0 down name br9 up", "br0"),
-    change("the bridge down", PORTS, Node, "ip link set br0 down 2>/dev/null || ip link set vxbr77 down", "is up"),
-    change("the gateway's address gone", &[FULL, FULL_CONTAINER], Node, "ip address flush dev br0", "gateway's address 10.7.0.1/24"),
-    change("the gateway's address gone", &[PTP, PTP_CONTAINER], Node, "ip address flush dev $PORT", "10.7.0."),
-    change("the node's route gone", &[PTP, PTP_CONTAINER], Node, "ip route flush dev $PORT", "route to 10.7.0."),
+    change(
+        "the bridge down",
+        PORTS,
+        Node,
+        "ip link set br0 down 2>/dev/null || ip link set vxbr77 down",
+        "is up",
+    ),
+    change(
+        "the gateway's address gone",
+        &[FULL, FULL_CONTAINER],
+        Node,
+        "ip address flush dev br0",
+        "gateway's address 10.7.0.1/24",
+    ),
+    change(
+        "the gateway's address gone",
+        &[PTP, PTP_CONTAINER],
+        Node,
+        "ip address flush dev $PORT",
+        "10.7.0.",
+    ),
+    change(
+        "the node's route gone",
+        &[PTP, PTP_CONTAINER],
+        Node,
+        "ip route flush dev $PORT",
+        "route to 10.7.0.",
+    ),
     change("masquerading gone", &[FULL, PTP, PTP_CONTAINER], Node, "nft flush table inet sluice", "rule"),
     change("every rule gone", &[FULL, PTP, PTP_CONTAINER], Node, "nft flush ruleset", "rule"),
-    change("the MAC no longer checked", &[FULL, FULL_CONTAINER], Node, "nft flush table bridge sluice", "rule"),
+    change(
+        "the MAC no longer checked",
+        &[FULL, FULL_CONTAINER],
+        Node,
+        "nft flush table bridge sluice",
+        "rule",
+    ),
     change("the overlay's device gone", &[VXLAN, VXLAN_CONTAINER], Node, "ip link del vxlan77", "vxlan77"),
     change("the overlay's device down", &[VXLAN], Node, "ip link set vxlan77 down", "vxlan77 is up"),
-    change("the overlay's device no port", &[VXLAN], Node, "ip link set vxlan77 nomaster", "vxlan77's bridge"),
+    change(
+        "the overlay's device no port",
+        &[VXLAN],
+        Node,
+        "ip link set vxlan77 nomaster",
+        "vxlan77's bridge",
+    ),
     change(
         "a peer gone",
         &[VXLAN, VXLAN_CONTAINER],
@@ -140,10 +223,34 @@ const CHANGES: [Change; 47] = [
         "ip link del net1; ip tuntap add net1 mode tap user 107 group 0; ip link set net1 up",
         "net1's group",
     ),
-    change("frames of the NIC no longer redirected", &[TAP], Pod, "tc filter del dev eth0 ingress", "frames of eth0"),
-    change("frames of the tap no longer redirected", &[TAP], Pod, "tc filter del dev tap0 ingress", "frames of tap0"),
-    change("frames of the interface no longer redirected", BESIDE, Pod, "tc qdisc del dev net1 ingress", "frames of net1"),
-    change("frames of the tap no longer redirected", BESIDE, Pod, "tc qdisc del dev tap1 ingress", "frames of tap1"),
+    change(
+        "frames of the NIC no longer redirected",
+        &[TAP],
+        Pod,
+        "tc filter del dev eth0 ingress",
+        "frames of eth0",
+    ),
+    change(
+        "frames of the tap no longer redirected",
+        &[TAP],
+        Pod,
+        "tc filter del dev tap0 ingress",
+        "frames of tap0",
+    ),
+    change(
+        "frames of the interface no longer redirected",
+        BESIDE,
+        Pod,
+        "tc qdisc del dev net1 ingress",
+        "frames of net1",
+    ),
+    change(
+        "frames of the tap no longer redirected",
+        BESIDE,
+        Pod,
+        "tc qdisc del dev tap1 ingress",
+        "frames of tap1",
+    ),
     change("the master renamed", &[MACVLAN, MACVTAP], Node, "ip link set up0 down name up9 up", "up0"),
 ];
 
@@ -156,7 +263,13 @@ const SYSCTLS: [Change; 2] = [
         "echo 1024 > /proc/sys/net/ipv4/ip_unprivileged_port_start",
         "net.ipv4.ip_unprivileged_port_start",
     ),
-    change("no ping", &[PASST], Pod, "echo '1 0' > /proc/sys/net/ipv4/ping_group_range", "net.ipv4.ping_group_range"),
+    change(
+        "no ping",
+        &[PASST],
+        Pod,
+        "echo '1 0' > /proc/sys/net/ipv4/ping_group_range",
+        "net.ipv4.ping_group_range",
+    ),
 ];
 
 /// The names above are those of rows, and no row is forgotten.
@@ -205,7 +318,8 @@ fn notices_all(changes: &[Change]) -> anyhow::Result<()> {
 
 #[test]
 fn check_notices_what_was_changed_in_the_pod() -> anyhow::Result<()> {
-    let changes: Vec<Change> = CHANGES.into_iter().chain(SYSCTLS).filter(|change| change.place == Pod).collect();
+    let changes: Vec<Change> =
+        CHANGES.into_iter().chain(SYSCTLS).filter(|change| change.place == Pod).collect();
     notices_all(&changes)
 }
 

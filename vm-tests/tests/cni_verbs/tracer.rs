@@ -30,7 +30,10 @@ const CHANGING: [libc::c_long; 14] = [
 pub(crate) enum Fate {
     Killed,
     /// It has fewer system calls than that: how it ended, and its standard output.
-    Ended { status: i32, stdout: String },
+    Ended {
+        status: i32,
+        stdout: String,
+    },
 }
 
 /// Runs `command` with `stdin`, and kills it when it is about to do its system call `number`, the first being 1.
@@ -96,9 +99,8 @@ fn entered(pid: libc::pid_t) -> anyhow::Result<Option<libc::c_long>> {
     // struct ptrace_syscall_info (include/uapi/linux/ptrace.h): op at 0, the call's number at 24.
     let mut info = [0_u64; 11];
     // SAFETY: the kernel writes at most as many bytes as the second argument says, which is the array's size.
-    let filled = unsafe {
-        libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, pid, size_of_val(&info), info.as_mut_ptr())
-    };
+    let filled =
+        unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, pid, size_of_val(&info), info.as_mut_ptr()) };
     ensure!(filled > 0, "PTRACE_GET_SYSCALL_INFO: {}", std::io::Error::last_os_error());
     let [first, _, _, number, ..] = info;
     let [op, ..] = first.to_ne_bytes();

@@ -39,7 +39,8 @@ pub(super) fn provide(site: &mut Site<'_>, link: &Link, owner: u32, group: u32) 
 /// CHECK of [`provide`].
 pub(super) fn check(link: &Link, owner: u32, group: u32) -> Result<(), CniError> {
     let path = path(link.index);
-    let there = fs::metadata(&path).map_err(|error| changed(format!("device node {}: {error}", path.display())))?;
+    let there =
+        fs::metadata(&path).map_err(|error| changed(format!("device node {}: {error}", path.display())))?;
     if (there.uid(), there.gid()) == (owner, group) {
         return Ok(());
     }

@@ -37,33 +37,30 @@ pub(crate) fn enter(path: Option<&Path>) -> anyhow::Result<()> {
 impl Tap {
     /// Creates, or attaches to, the tap `name` in this thread's namespace; one queue of it when it has `many`.
     pub(crate) fn open(name: &str, many: bool) -> anyhow::Result<Self> {
+        let kind = if many { libc::IFF_MULTI_QUEUE } else { 0 };
+        Self::attach(Path::new("/dev/net/tun"), name, kind)
+    }
+
+    /// The macvtap of this device node, which has a name of its own.
+    pub(crate) fn open_macvtap(node: &Path) -> anyhow::Result<Self> {
+        Self::attach(node, "macvtap", 0)
+    }
+
+    fn attach(node: &Path, name: &str, kind: libc::c_int) -> anyhow::Result<Self> {
         let device = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/net/tun")
-            .context("open /dev/net/tun")?
+            .open(node)
+            .with_context(|| format!("open {}", node.display()))?
             .into();
         let tap = Self { device, name: name.to_owned() };
-        let kind = if many { libc::IFF_MULTI_QUEUE } else { 0 };
         let mut request = Request::named(name)?;
         request.set_flags(libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | kind);
         // SAFETY: TUNSETIFF reads and writes a `struct ifreq`, which `request` is.
         let result = unsafe { libc::ioctl(tap.device.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) };
         check(result).with_context(|| format!("create the tap {name:?}"))?;
         Ok(tap)
-    }
-
-    /// Opens a macvtap by its device, as a VMM does (`/dev/tap<index>`). Its kernel has each frame with a header.
-    pub(crate) fn attach(path: &str) -> anyhow::Result<Self> {
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .with_context(|| format!("open {path}"))?
-            .into();
-        Ok(Self { device, name: path.to_owned() })
     }
 
     /// Whether the kernel segments UDP (since 6.2).
