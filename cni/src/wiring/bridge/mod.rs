@@ -86,8 +86,11 @@ impl Bridge {
         }
         pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
         if !self.options.is_gateway {
-            // Guests have no business with the node's own services, which listen on link-local addresses too.
-            pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")?;
+            // Guests have no business with the node's own services, which listen on link-local addresses too. A bridge
+            // that answers for neighbours has to know them, which it does not without IPv6: it has no such address.
+            let answers = self.overlay.as_ref().is_some_and(|overlay| overlay.suppress);
+            let key = if answers { "addr_gen_mode" } else { "disable_ipv6" };
+            pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/{key}"), "1")?;
         }
         self.ensure_usable(host, pod_interface::made_link(host, name)?)
     }

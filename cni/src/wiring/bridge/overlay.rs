@@ -10,7 +10,7 @@ use crate::netlink::{
     Change, Details, FdbEntry, Kind, Link, Netlink, NewLink, PortChange, Vxlan, existing_ok,
 };
 use crate::protocol::{CniError, Code, MacAddress};
-use crate::wiring::pod_interface::made_link;
+use crate::wiring::pod_interface::{made_link, sysctl_if_there};
 use crate::wiring::settings::interface_name;
 use crate::wiring::site::{Call, Site, View, changed, existing, same};
 
@@ -213,6 +213,8 @@ impl Overlay {
                     ..NewLink::new(&name, Kind::Vxlan(self.settings()))
                 };
                 existing_ok(host.create(&new))?;
+                // It has nothing of its own to say, and what it said would reach every peer.
+                sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")?;
                 made_link(host, &name)?
             }
         };
