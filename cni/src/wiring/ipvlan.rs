@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::macvlan::Parent;
 use super::pod_interface::{self, made_link, sysctl_if_there};
 use super::routing::{everything, forward};
+use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, in_pod, same};
 use super::{Wiring, kernel, pod_tap};
 use crate::ipam;
@@ -58,6 +59,11 @@ impl Ipvlan {
                 return Err(CniError::config("ipvlanMode", format!("{other:?}"), "must be l2, l3 or l3s"));
             }
         };
+        let bandwidth = call.config.bandwidth()?.filter(|asked| asked.ingress_rate > 0);
+        if mode == IpvlanMode::L3s && !call.settings.tap.wanted {
+            let why = "in ipvlanMode l3s a container's packets are handed over above the place where they could wait";
+            shaping::refuse(bandwidth, why)?;
+        }
         Ok(Self { parent: Parent::read(call)?, mode })
     }
 
@@ -190,6 +196,7 @@ impl Wiring for Ipvlan {
         } else {
             pod_interface::finish(call, site, &link, &result)?
         };
+        shaping::limit(call, site, place(&link, tap.as_ref()))?;
         result.interfaces = vec![pod_interface::interface(call, &made_link(site.inside, &link.name)?)];
         result.interfaces.extend(tap.map(|tap| pod_tap::interface(call, &tap)));
         result.merge_dns(call.config.dns()?);
@@ -206,10 +213,12 @@ impl Wiring for Ipvlan {
         };
         same(&format!("{}'s ipvlanMode", link.name), &mode, &Some(self.mode))?;
         if !call.settings.tap.wanted {
+            shaping::check(call, view, place(&link, None))?;
             return pod_interface::check_routes(view, &link, previous);
         }
         let name = pod_tap::name_beside(&call.settings.tap, &link.name);
         let tap = pod_tap::check(call, view, &name, None)?;
+        shaping::check(call, view, place(&link, Some(&tap)))?;
         let routes = view.inside.routes(RouteFilter { device: Some(tap.index), ..RouteFilter::default() })?;
         for ip in &previous.ips {
             let to = ip.address.addr().into();
@@ -229,6 +238,11 @@ impl Wiring for Ipvlan {
         kernel::ready(call)?;
         super::macvlan::ready(&self.parent, host)
     }
+}
+
+/// Where packets leave: what the pod forwards to a guest by the tap, what it forwards for it by the ipvlan.
+fn place<'a>(link: &'a Link, tap: Option<&'a Link>) -> Place<'a> {
+    tap.map_or(Place::PodNic(link), |tap| Place::Tap { tap, nic: link, ours: true })
 }
 
 /// What the pod's kernel is to do for the guest.

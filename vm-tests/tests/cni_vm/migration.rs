@@ -10,6 +10,10 @@ use crate::stage::{
 const VM: &str = "10.1.0.2";
 const CLIENT: &str = "10.1.0.9";
 const MAC: &str = "02:00:00:00:00:17";
+const MAC_NUMBER: &str = "0x020000000017";
+
+/// Behind the headers of UDP and VXLAN, and the other address, in bits.
+const INNER_SOURCE: &str = "@th,176,48";
 
 /// A client on the third node; the VM on the first, then on the second.
 #[test]
@@ -34,7 +38,7 @@ fn traffic_follows_the_vm_once_it_runs_on_the_other_node() {
     client.reaches(0, VM).unwrap();
 
     // The target's pod waits for the VM: nobody hears of it, and nobody is drawn to it.
-    let from_target = format!("ip saddr {} udp dport 4789", node_address(2));
+    let from_target = format!("ip saddr {} udp dport 4789 {INNER_SOURCE} {MAC_NUMBER}", node_address(2));
     count(client.node.host().unwrap(), &from_target).unwrap();
     let waiting = attach(2, target, MAC, VM).unwrap();
     let at = |stage: &Stage| echoes(stage.guest(0).unwrap()).unwrap();
@@ -46,6 +50,7 @@ fn traffic_follows_the_vm_once_it_runs_on_the_other_node() {
     // It runs, and sends: with the source still there traffic is the target's.
     let _after = run(target, &waiting, VM).unwrap();
     target.reaches(0, CLIENT).unwrap();
+    assert!(counted(client.node.host().unwrap()).unwrap() > 0, "the VM itself is not counted");
     let heard = (at(source), at(target));
     client.reaches(0, VM).unwrap();
     assert_eq!(at(source), heard.0, "the source still gets the VM's packets");
