@@ -31,6 +31,10 @@ pub const STATE_DIRECTORY: &str = "/run/sluice/cni";
 /// Who makes or removes links that several attachments share holds this lock.
 pub const SHARED_LINKS: &str = "shared-links";
 
+/// Who changes or lists rules holds this lock: a list that is changed meanwhile has to be read again, and where dozens of
+/// pods come and go at once it would never be read to its end.
+pub const RULES: &str = "rules";
+
 /// Far longer than any journal; a file that has grown past it is none of ours.
 const LONGEST_BYTES: u64 = 1 << 20;
 

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use super::pod_interface::sysctl_if_there;
 use super::settings::Mode;
 use super::site::{Call, Site, changed};
-use crate::journal::Step;
+use crate::journal::{RULES, Step, Store};
 use crate::netlink::Link;
 use crate::nft::{self, Nft, Rule};
 use crate::protocol::{CniError, CniResult, Code, MacAddress, Protocol};
@@ -35,6 +35,7 @@ pub(super) fn install(
     }
     let targets = targets(call, result)?;
     site.journal.will(Step::Rules)?;
+    let _alone = site.store.lock_shared(RULES)?;
     Nft::open()
         .and_then(|mut nft| {
             nft.install(&call.attachment.id(), &rules)?;
@@ -79,6 +80,7 @@ pub(super) fn check(
     if rules.is_empty() {
         return Ok(());
     }
+    let _alone = Store::new(&call.settings.state_directory).lock_shared(RULES)?;
     let differences = Nft::open()
         .and_then(|mut nft| nft.check(&call.attachment.id(), &rules))
         .map_err(|error| refused(&error))?;

@@ -1,6 +1,7 @@
 //! VMs, and what stands for them, on taps that our CNI plugin made: who reaches whom, in every mode.
 #![expect(
     clippy::tests_outside_test_module,
+    clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "a folder of integration tests is a test module"
 )]
