@@ -276,7 +276,6 @@ fn changes_read_back() {
         promiscuous: Some(true),
         all_multicast: Some(true),
         arp: Some(true),
-        new_index: None,
     };
     netlink.change(index, &change).unwrap();
     let read = netlink.link_at(index).unwrap().unwrap();

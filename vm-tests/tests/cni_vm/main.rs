@@ -2,7 +2,6 @@
 #![expect(
     clippy::tests_outside_test_module,
     clippy::indexing_slicing,
-    clippy::unwrap_used,
     reason = "a folder of integration tests is a test module"
 )]
 

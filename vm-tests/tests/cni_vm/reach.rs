@@ -94,7 +94,10 @@ fn guests_of_a_bridge() {
             on_tap(stage, pod, &stage.config("bridge", &keys))
         });
         let pair = pair.unwrap();
-        assert_eq!(u64::from(pair.mtu), keys.get("mtu").and_then(Value::as_u64).unwrap_or_else(|| MTU.into()));
+        assert_eq!(
+            u64::from(pair.mtu),
+            keys.get("mtu").and_then(Value::as_u64).unwrap_or_else(|| MTU.into())
+        );
         pair.addresses(24, 64).unwrap();
         pair.reach_each_other().unwrap();
         pair.mtu_edges(SLACK).unwrap();
