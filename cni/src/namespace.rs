@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FsWord, Mode, OFlags, fstat, fstatfs, open};
 use rustix::io::Errno;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// A network namespace that lives at least as long as this.
 #[derive(Debug)]
@@ -50,6 +50,21 @@ impl Namespace {
     /// The one this thread is in.
     pub fn current() -> Result<Self, NamespaceError> {
         Self::open(Path::new(CURRENT))
+    }
+
+    /// A new one, which goes with this value. Nothing is in it but the loopback.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::run`].
+    pub fn scratch() -> io::Result<Self> {
+        let home = WayHome { home: Some(File::open(CURRENT)?) };
+        #[expect(unsafe_code, reason = "unsharing anything at all is unsafe to rustix")]
+        // SAFETY: only the network namespace is unshared, which owns no memory and no descriptors of this process.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
+        let file = File::open(CURRENT);
+        home.take()?;
+        Ok(Self { file: file? })
     }
 
     /// Whether both are the same namespace, by whatever paths they were opened (namespaces(7): device and inode).

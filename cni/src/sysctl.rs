@@ -1,9 +1,12 @@
 //! Kernel settings below /proc/sys. Those below `net` are of the calling thread's namespace: enter it before. It must
 //! never reach a file outside /proc/sys.
 
+use std::error::Error as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Component, Path, PathBuf};
+
+use crate::protocol::{CniError, Code};
 
 /// Why a setting could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -18,10 +21,29 @@ pub enum SysctlError {
     Write { path: String, value: String, source: io::Error },
 }
 
+impl From<SysctlError> for CniError {
+    fn from(error: SysctlError) -> Self {
+        let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+        Self::new(Code::Io, format!("{error}{source}"))
+    }
+}
+
 /// The value of `path`, as in `net/ipv4/conf/eth0/proxy_arp`, without the newline.
 pub fn read(path: &str) -> Result<String, SysctlError> {
     match fs::read_to_string(file(path)?) {
         Ok(value) => Ok(value.trim_end().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SysctlError::NotFound(path.to_owned())),
+        Err(source) => Err(SysctlError::Read { path: path.to_owned(), source }),
+    }
+}
+
+/// What is in the folder `path`, as in `net/ipv6/conf`: there, the names of the links.
+pub fn list(path: &str) -> Result<Vec<String>, SysctlError> {
+    let entries: io::Result<_> = fs::read_dir(file(path)?).and_then(|entries| {
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    });
+    match entries {
+        Ok(names) => Ok(names),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SysctlError::NotFound(path.to_owned())),
         Err(source) => Err(SysctlError::Read { path: path.to_owned(), source }),
     }

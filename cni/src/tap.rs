@@ -34,7 +34,9 @@ pub enum TapError {
     BadName(String),
     #[error("there is an interface {0} already")]
     Exists(String),
-    #[error("telling the kernel the SELinux label {label:?} of the tap's maker, at /proc/thread-self/attr/exec")]
+    #[error(
+        "telling the kernel the SELinux label {label:?} of the tap's maker, at /proc/thread-self/attr/exec"
+    )]
     Label { label: String, source: io::Error },
     #[error("making tap {name} by a child with the SELinux label {label:?}, from /proc/self/exe")]
     Child { label: String, name: String, source: io::Error },
@@ -61,11 +63,6 @@ pub fn create(new: &NewTap) -> Result<(), TapError> {
         set(&device, libc::TUNSETGROUP, group).map_err(failed("TUNSETGROUP"))?;
     }
     set(&device, libc::TUNSETPERSIST, 1).map_err(failed("TUNSETPERSIST"))
-}
-
-/// Whether taps can be made here at all.
-pub fn available() -> Result<(), TapError> {
-    open().map(drop)
 }
 
 fn open() -> Result<File, TapError> {

@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 
 use crate::attachment::Attachment;
-use crate::journal::{Entry, Journal, SHARED_LINKS, Step, Store};
+use crate::journal::{Entry, Journal, RULES, SHARED_LINKS, Step, Store};
 use crate::namespace::Namespace;
 use crate::netlink::{Change, Link, Netlink};
-use crate::nft::Nft;
+use crate::nft::{Nft, NftError};
 use crate::protocol::{CniError, Config, Environment, MacAddress};
 
 /// What undoing needs.
@@ -65,9 +65,7 @@ impl Undo<'_> {
             }),
             Step::Port { name } => self.port(name),
             Step::SharedLink { name } => self.shared(step, name),
-            Step::Rules => Nft::open()
-                .and_then(|mut nft| nft.remove(&self.attachment.id()).map(drop))
-                .map_err(|error| CniError::internal(format!("removing rules: {error}"))),
+            Step::Rules => self.rules(),
             Step::DeviceNode { path } | Step::File { path } => match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     Err(CniError::io(format!("removing {}", path.display()), error))
@@ -92,6 +90,15 @@ impl Undo<'_> {
             }
             Ok(inside.delete(name).map(drop)?)
         })
+    }
+
+    fn rules(&self) -> Result<(), CniError> {
+        let _alone = self.store.lock_shared(RULES)?;
+        match Nft::open().and_then(|mut nft| nft.remove(&self.attachment.id())) {
+            // A kernel without nf_tables has none of ours.
+            Ok(_) | Err(NftError::Unavailable { .. }) => Ok(()),
+            Err(error) => Err(CniError::internal(format!("removing rules: {error}"))),
+        }
     }
 
     fn port(&mut self, name: &str) -> Result<(), CniError> {

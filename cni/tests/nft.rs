@@ -11,7 +11,7 @@ mod tests {
     use std::thread;
 
     use sluice_cni::nft::{
-        Nft, NftError, PortMapping, Protocol, Rule, masquerade, port_mappings, spoof_check,
+        Nft, NftError, PortMapping, Protocol, Rule, loopback_guard, masquerade, port_mappings, spoof_check,
     };
 
     use super::lab::{Net, seen_by, wait_for};
@@ -110,6 +110,41 @@ mod tests {
 }
 "
         );
+    }
+
+    #[test]
+    fn loopback_guard_is_listed_as_nft_would_have_written_it() {
+        let net = Net::new();
+        let mut nft = net.run(Nft::open).unwrap();
+        nft.install(A, &[loopback_guard("br0")]).unwrap();
+        assert_eq!(
+            net.sh("nft list ruleset"),
+            "table inet sluice {
+\tchain raw {
+\t\ttype filter hook prerouting priority raw; policy accept;
+\t\tiifname \"br0\" ip daddr 127.0.0.0/8 drop comment \"sluice:aaaaaaaaaaaaaaaa:loopback\"
+\t}
+}
+"
+        );
+    }
+
+    #[test]
+    fn loopback_guard_keeps_a_guest_from_what_the_host_has_for_itself() {
+        let lab = Routed::new();
+        let mut nft = lab.host.run(Nft::open).unwrap();
+        lab.pod.sh("ip address del 127.0.0.1/8 dev lo; ip route add 127.0.0.0/8 via 10.88.1.1");
+        let (private, guest) = (lab.host.udp("127.0.0.1:9000"), lab.pod.udp("10.88.1.5:5000"));
+        let server = lab.pod.listen("10.88.1.5:80");
+        nft.install(A, &mapped("10.88.1.5/24", None, Protocol::Tcp)).unwrap();
+        nft.install(B, &[loopback_guard("br0")]).unwrap();
+        guest.send_to(b"guarded", "127.0.0.1:9000").unwrap();
+        assert_eq!(seen_by(&server, &lab.host, "127.0.0.1:8080").to_string(), "10.88.1.1");
+        nft.remove(B).unwrap();
+        guest.send_to(b"open", "127.0.0.1:9000").unwrap();
+        let mut text = [0; 16];
+        let length = private.recv(&mut text).unwrap();
+        assert_eq!(&text[..length], b"open");
     }
 
     #[test]

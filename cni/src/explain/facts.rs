@@ -90,17 +90,17 @@ impl Record {
     pub(super) fn tap(&self) -> Option<&str> {
         let own = ["macvlan", "macvtap"].contains(&self.mode.as_str());
         let of_nic = |name: &str| name == self.attachment.interface && self.mode != "none";
-        self.steps.iter().filter(|_| !own).find_map(|step| match step {
-            Step::PodLink { name } if !of_nic(name) => Some(name.as_str()),
-            _ => None,
-        })
+        let mut made = self
+            .steps
+            .iter()
+            .filter_map(|step| if let Step::PodLink { name } = step { Some(name.as_str()) } else { None });
+        made.find(|name| !own && !of_nic(name))
     }
 
     /// The NIC in the pod that the VM's frames pass.
     pub(super) fn nic(&self) -> Option<&str> {
-        let redirected = self.steps.iter().find_map(|step| match step {
-            Step::PodRedirect { name, .. } => Some(name.as_str()),
-            _ => None,
+        let redirected = self.steps.iter().find_map(|step| {
+            if let Step::PodRedirect { name, .. } = step { Some(name.as_str()) } else { None }
         });
         match self.mode.as_str() {
             "tap" => redirected,

@@ -99,6 +99,7 @@ fn record(mode: &str, steps: Vec<Step>) -> Record {
         network: "net".to_owned(),
         container: "c0ffee".to_owned(),
         interface: "eth0".to_owned(),
+        beside: None,
     };
     Record {
         id: attachment.id(),

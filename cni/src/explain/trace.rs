@@ -225,7 +225,12 @@ fn nic_outward(path: &Path<'_>, nic: &Link) -> Hop {
     let mode = match &nic.details {
         Details::Macvlan { mode } => mode.map(|mode| format!("mode {mode:?}").to_lowercase()),
         Details::Ipvlan { mode } => mode.map(|mode| format!("mode {mode:?}").to_lowercase()),
-        _ => None,
+        Details::Other
+        | Details::Bridge { .. }
+        | Details::Veth
+        | Details::Vxlan { .. }
+        | Details::Vlan { .. }
+        | Details::Tun(_) => None,
     };
     Hop::link(nic, Place::Pod)
         .say_all(nic.mac.map(|mac| mac.to_string()))
@@ -343,16 +348,12 @@ fn uplink(node: &View, link: &Link) -> Hop {
     let hop = Hop::link(link, Place::Node)
         .say_all(flags.map(|port| port_flags(master, port)))
         .say_all(vlans(node.vlans(link)));
-    match &link.details {
-        Details::Vxlan { settings, device } => {
-            let device = device.and_then(|index| node.at(index)).map(|link| format!("through {}", link.name));
-            hop.say(format!("VNI {}, UDP port {}", settings.vni, settings.port))
-                .say_all(settings.local.map(|local| format!("from {local}")))
-                .say_all(device)
-                .say(peers(node, link, settings))
-        }
-        _ => hop.say("uplink"),
-    }
+    let Details::Vxlan { settings, device } = &link.details else { return hop.say("uplink") };
+    let device = device.and_then(|index| node.at(index)).map(|link| format!("through {}", link.name));
+    hop.say(format!("VNI {}, UDP port {}", settings.vni, settings.port))
+        .say_all(settings.local.map(|local| format!("from {local}")))
+        .say_all(device)
+        .say(peers(node, link, settings))
 }
 
 fn peers(node: &View, link: &Link, settings: &Vxlan) -> String {

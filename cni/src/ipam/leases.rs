@@ -86,7 +86,14 @@ impl Leases {
         let lock = lock.map_err(|error| about(&path, &error))?;
         rustix::io::retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))
             .map_err(|errno| about(&path, &errno.into()))?;
-        Ok(Self { folder, _lock: lock })
+        let leases = Self { folder, _lock: lock };
+        // Of who was killed; nobody else is writing now.
+        let _ = remove(&leases.draft_path());
+        Ok(leases)
+    }
+
+    fn draft_path(&self) -> PathBuf {
+        self.folder.join(".reserving")
     }
 
     /// Every file whose name is an address.
@@ -166,7 +173,7 @@ impl Leases {
 
     /// A complete file under a name that nobody takes for a lease.
     fn draft(&self, text: &str) -> io::Result<PathBuf> {
-        let path = self.folder.join(".reserving");
+        let path = self.draft_path();
         // It may be a second name of a lease, left by who was killed: never write into what is there.
         remove(&path)?;
         let written = OpenOptions::new()

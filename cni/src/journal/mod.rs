@@ -31,6 +31,10 @@ pub const STATE_DIRECTORY: &str = "/run/sluice/cni";
 /// Who makes or removes links that several attachments share holds this lock.
 pub const SHARED_LINKS: &str = "shared-links";
 
+/// Who changes or lists rules holds this lock: a list that is changed meanwhile has to be read again, and where dozens of
+/// pods come and go at once it would never be read to its end.
+pub const RULES: &str = "rules";
+
 /// Far longer than any journal; a file that has grown past it is none of ours.
 const LONGEST_BYTES: u64 = 1 << 20;
 
@@ -120,6 +124,13 @@ impl Store {
         let path = self.path(attachment);
         let file = lock::exclusively(&path)?;
         Journal::read(file, path)
+    }
+
+    /// The same, unless another call has it at work.
+    pub fn lock_at_once(&self, attachment: &Attachment) -> Result<Option<Journal>, CniError> {
+        self.prepare()?;
+        let path = self.path(attachment);
+        lock::at_once(&path).map(|file| Journal::read(file, path)).transpose()
     }
 
     /// Serialises what several attachments share, such as a bridge that comes with the first and goes with the last.

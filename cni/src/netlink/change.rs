@@ -23,6 +23,9 @@ pub struct Change<'a> {
     pub master: Option<Option<u32>>,
     /// Moves it; its index and everything else then are the other namespace's.
     pub namespace: Option<BorrowedFd<'a>>,
+    /// The index in that namespace; EBUSY where another link has it. Else the kernel may choose another than it had.
+    /// Linux before 5.13 chooses all the same.
+    pub new_index: Option<u32>,
     /// Up to 255 bytes; empty to remove it.
     pub alias: Option<String>,
     /// Frames.
@@ -55,6 +58,7 @@ impl fmt::Display for Change<'_> {
                 master.map_or_else(|| "no bridge".to_owned(), |index| format!("bridge {index}"))
             }),
             self.namespace.map(|_| "another namespace".to_owned()),
+            self.new_index.map(|index| format!("index {index}")),
             self.alias.as_ref().map(|alias| format!("alias {alias:?}")),
             self.tx_queue_len.map(|length| format!("queue of {length}")),
             self.promiscuous.map(|on| format!("promiscuous {on}")),
@@ -107,6 +111,8 @@ impl Netlink {
         attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
         attributes.extend(change.master.map(|master| LinkAttribute::Controller(master.unwrap_or(0))));
         attributes.extend(change.namespace.map(|namespace| LinkAttribute::NetNsFd(namespace.as_raw_fd())));
+        let new_index = change.new_index.and_then(|index| i32::try_from(index).ok());
+        attributes.extend(new_index.map(LinkAttribute::NewIfIndex));
         attributes.extend(change.alias.clone().map(LinkAttribute::IfAlias));
         attributes.extend(change.tx_queue_len.map(LinkAttribute::TxQueueLen));
         self.change_with(

@@ -125,6 +125,10 @@ impl Netlink {
     }
 
     pub fn link_at(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        // No link has the number 0, and the kernel refuses the question; a redirection to a link that is gone has it.
+        if index == 0 {
+            return Ok(None);
+        }
         let mut message = question();
         message.header.index = index;
         self.one(message, format_args!("read link {index}"))

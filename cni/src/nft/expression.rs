@@ -63,7 +63,7 @@ impl Expressions {
         self.add("ct", &attributes).mask(&IPS_DST_NAT.to_ne_bytes()).compare(NFT_CMP_NEQ, &[0; 4])
     }
 
-    /// Of a frame: the bridge's port by which it comes.
+    /// Of a frame in the bridge family: the bridge's port by which it comes.
     pub(super) fn enters_by(self, link: &str) -> Self {
         let mut name = link.as_bytes().to_vec();
         name.resize(name.len().max(libc::IFNAMSIZ), 0);

@@ -31,7 +31,9 @@ use rustix::io::Errno;
 use abi::*;
 pub use mark::Mark;
 use rule::Place;
-pub use rule::{Chain, PortMapping, Protocol, Rule, TABLE, masquerade, port_mappings, spoof_check};
+pub use rule::{
+    Chain, PortMapping, Protocol, Rule, TABLE, loopback_guard, masquerade, port_mappings, spoof_check,
+};
 use transport::{Failure, Found, Transport};
 use wire::{Attributes, Message, covers_list};
 

@@ -18,6 +18,8 @@ pub const TABLE: &str = "sluice";
 /// Our base chains, made with the first rule that needs one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Chain {
+    /// Packets as they come in, before flows are looked up: `filter`, priority -300 (raw), family inet.
+    Raw,
     /// Addresses of destinations, of packets that come in: `nat`, priority -100 (dstnat), family inet.
     Prerouting,
     /// The same for the host's own packets.
@@ -31,13 +33,14 @@ pub enum Chain {
 impl Chain {
     pub(super) const fn family(self) -> u8 {
         match self {
-            Self::Prerouting | Self::Output | Self::Postrouting => NFPROTO_INET,
+            Self::Raw | Self::Prerouting | Self::Output | Self::Postrouting => NFPROTO_INET,
             Self::BridgePrerouting => NFPROTO_BRIDGE,
         }
     }
 
     pub(super) const fn name(self) -> &'static str {
         match self {
+            Self::Raw => "raw",
             Self::Prerouting | Self::BridgePrerouting => "prerouting",
             Self::Output => "output",
             Self::Postrouting => "postrouting",
@@ -47,13 +50,13 @@ impl Chain {
     pub(super) const fn chain_type(self) -> &'static str {
         match self {
             Self::Prerouting | Self::Output | Self::Postrouting => "nat",
-            Self::BridgePrerouting => "filter",
+            Self::Raw | Self::BridgePrerouting => "filter",
         }
     }
 
     pub(super) const fn hook(self) -> u32 {
         match self {
-            Self::Prerouting => NF_INET_PRE_ROUTING,
+            Self::Raw | Self::Prerouting => NF_INET_PRE_ROUTING,
             Self::Output => NF_INET_LOCAL_OUT,
             Self::Postrouting => NF_INET_POST_ROUTING,
             Self::BridgePrerouting => NF_BR_PRE_ROUTING,
@@ -64,7 +67,7 @@ impl Chain {
         match self {
             Self::Prerouting | Self::Output => -100,
             Self::Postrouting => 100,
-            Self::BridgePrerouting => -300,
+            Self::Raw | Self::BridgePrerouting => -300,
         }
     }
 }
@@ -142,7 +145,7 @@ pub fn masquerade(address: IpNet) -> Rule {
 /// Mappings of an address of the other family make no rules: call this once for each address of the container.
 /// The caller sets, in the host's namespace: `net/ipv4/ip_forward` or `net/ipv6/conf/all/forwarding`; and
 /// `net/ipv4/conf/LINK/route_localnet`, where LINK is the one by which the host reaches `target`, for connections to
-/// 127.0.0.1 (which lets `target` send to the host's 127.0.0.0/8, too). There is no such setting in IPv6, so `::1` is
+/// 127.0.0.1 ([`loopback_guard`] keeps others from using it). There is no such setting in IPv6, so `::1` is
 /// not mapped. Where bridges call netfilter (`net/bridge/bridge-nf-call-iptables`), a target that connects to its own
 /// mapping needs a bridge port in hairpin mode.
 pub fn port_mappings(target: IpNet, mappings: &[PortMapping]) -> Vec<Rule> {
@@ -165,6 +168,17 @@ pub fn port_mappings(target: IpNet, mappings: &[PortMapping]) -> Vec<Rule> {
         returning("port-loopback", loopback);
     }
     rules
+}
+
+/// Packets that enter by `link` for the host's 127.0.0.0/8 are dropped, which `route_localnet` of the link lets in. Answers
+/// are not concerned: they come to the address that [`port_mappings`] gives the host as their question's source.
+pub fn loopback_guard(link: &str) -> Rule {
+    let expressions = Expressions::default()
+        .enters_by(link)
+        .family_is(LOOPBACK_V4.addr().into())
+        .destination_in(LOOPBACK_V4.into())
+        .drop();
+    Rule { chain: Chain::Raw, kind: "loopback", place: Place::Last, expressions }
 }
 
 /// Frames that enter a bridge by `port` with another source address than `mac` are counted and dropped.
@@ -237,6 +251,7 @@ mod tests {
     #[test]
     fn chains_hook_in_where_their_names_say() {
         for (chain, name, kind, hook, priority) in [
+            (Chain::Raw, "inet sluice raw", "filter", 0, -300),
             (Chain::Prerouting, "inet sluice prerouting", "nat", 0, -100),
             (Chain::Output, "inet sluice output", "nat", 3, -100),
             (Chain::Postrouting, "inet sluice postrouting", "nat", 4, 100),

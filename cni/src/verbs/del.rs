@@ -1,7 +1,7 @@
 //! DEL: nothing of the attachment is left, whatever of it there was. Missing things are no errors.
 
 use crate::attachment::Attachment;
-use crate::journal::{Step, Store};
+use crate::journal::{Entry, Step, Store};
 use crate::namespace::Namespace;
 use crate::netlink::Netlink;
 use crate::protocol::{CniError, Config, Environment};
@@ -20,12 +20,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     let host = Netlink::open()?;
     let mut journal = store.lock(&attachment)?;
     let entry = journal.entry().clone();
-    // The runtime may have removed the namespace; also of another one, of the same name, nothing is ours.
-    let pod = match environment.netns.as_deref().filter(|path| !path.as_os_str().is_empty()) {
-        Some(_) => super::pod(environment).ok(),
-        None => entry.header.as_ref().and_then(|header| Namespace::open(&header.netns).ok()),
-    };
-    let pod = pod.filter(|pod| entry.header.is_none() || entry.made_in(pod));
+    let pod = pod(environment, &entry);
 
     let mut steps = entry.steps;
     if entry.header.is_none() {
@@ -54,6 +49,15 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
         return Ok(());
     }
     journal.remove()
+}
+
+/// The namespace that ADD worked in, if it is still there: as the runtime names it now, or as it did then. The runtime may
+/// have removed it, or say nothing; of another one of the same path nothing is ours.
+fn pod(environment: &Environment, entry: &Entry) -> Option<Namespace> {
+    let named = environment.netns.as_ref().filter(|path| !path.as_os_str().is_empty());
+    let named = named.and_then(|_| super::pod(environment).ok());
+    let Some(header) = &entry.header else { return named };
+    named.into_iter().chain(Namespace::open(&header.netns).ok()).find(|pod| entry.made_in(pod))
 }
 
 /// Without a journal: the links in the pod that bear our mark, and what leads to them.

@@ -30,10 +30,11 @@ pub(super) fn run(store: &Store, host: &Netlink, config: &Config, environment: &
 }
 
 fn is_stale(host: &Netlink, entry: &Entry) -> bool {
-    // The kernel takes a veth away with the pod: where it is, so is the pod, under whatever path.
+    // The kernel takes a veth away with the pod: where it is, so is the pod, under whatever path. A link of an ADD that
+    // was killed may never have reached its pod.
     let is_there = |name: &str| host.link(name).ok().flatten().is_some();
     let is_alive = |step: &Step| matches!(step, Step::HostLink { name } if is_there(name));
-    entry.header.as_ref().is_some_and(is_gone) && !entry.steps.iter().any(is_alive)
+    entry.header.as_ref().is_some_and(is_gone) && !(entry.done && entry.steps.iter().any(is_alive))
 }
 
 /// Runtimes bind namespaces to files in one folder. Where the folder is there and the file is not, or is no namespace any
@@ -60,8 +61,10 @@ pub(super) fn remove(
     attachment: &Attachment,
     unwanted: impl Fn(&Entry) -> bool,
 ) -> Vec<CniError> {
-    let mut journal = match store.lock(attachment) {
-        Ok(journal) => journal,
+    let mut journal = match store.lock_at_once(attachment) {
+        Ok(Some(journal)) => journal,
+        // Another call is at work on it: it is no garbage, and need not be waited for.
+        Ok(None) => return Vec::new(),
         Err(error) => return vec![error],
     };
     let entry = journal.entry().clone();

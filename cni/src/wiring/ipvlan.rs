@@ -8,24 +8,23 @@
 //! The guest has IPAM's address, the gateway of IPAM or any other as its router, and for IPv6 `fe80::1`.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::AsFd as _;
 
 use ipnet::{IpNet, Ipv6Net};
 use serde::Deserialize;
 
-use super::bridge::gateway::{everything, forward};
 use super::macvlan::Parent;
-use super::pod_interface::{self, made_link, refuse_taken, sysctl_if_there};
+use super::pod_interface::{self, made_link, sysctl_if_there};
+use super::routing::{everything, forward};
+use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, in_pod, same};
-use super::{Wiring, pod_tap};
+use super::{Wiring, kernel, pod_tap};
 use crate::ipam;
 use crate::journal::Step;
 use crate::netlink::{
-    AddressOptions, Change, Details, Family, IpvlanMode, Kind, Link, Netlink, NetlinkError, NewLink,
-    NewRoute, RouteFilter, RouteKind, Rule, Scope, TABLE_LOCAL, existing_ok,
+    AddressOptions, Change, Details, Family, IpvlanMode, Kind, Link, Netlink, NewLink, NewRoute, RouteFilter,
+    RouteKind, Rule, Scope, TABLE_LOCAL, existing_ok,
 };
-use crate::protocol::{CniError, CniResult, Code};
-use crate::tap;
+use crate::protocol::{CniError, CniResult};
 
 /// The guest's router in IPv6; every tap has it.
 const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -60,36 +59,21 @@ impl Ipvlan {
                 return Err(CniError::config("ipvlanMode", format!("{other:?}"), "must be l2, l3 or l3s"));
             }
         };
-        let given = call.config.previous()?.is_some_and(|previous| !previous.ips.is_empty());
-        if call.config.ipam_type().is_none() && !given {
-            let why = "an ipvlan takes packets by their addresses, so it needs some";
-            return Err(CniError::config("ipam", "missing", why));
+        let bandwidth = call.config.bandwidth()?.filter(|asked| asked.ingress_rate > 0);
+        if mode == IpvlanMode::L3s && !call.settings.tap.wanted {
+            let why = "in ipvlanMode l3s a container's packets are handed over above the place where they could wait";
+            shaping::refuse(bandwidth, why)?;
         }
         Ok(Self { parent: Parent::read(call)?, mode })
     }
 
     fn make(&self, call: &Call, site: &mut Site<'_>) -> Result<Link, CniError> {
         let parent = self.parent.link(site.host, Some(site.inside))?;
-        let name = &call.attachment.interface;
-        refuse_taken(site.inside, name)?;
-        site.journal.will(Step::PodLink { name: name.clone() })?;
         let new = NewLink {
             mtu: self.parent.mtu(call, &parent)?.or(Some(parent.mtu)),
-            parent: Some(parent.index),
-            ..NewLink::new(name, Kind::Ipvlan { mode: self.mode })
+            ..NewLink::new(&call.attachment.interface, Kind::Ipvlan { mode: self.mode })
         };
-        let made = if self.parent.is_in_container() {
-            site.inside.create(&new)
-        } else {
-            site.host.create(&NewLink { namespace: Some(site.pod.as_fd()), ..new })
-        };
-        if matches!(made, Err(NetlinkError::Exists { .. })) {
-            site.journal.retract()?;
-        }
-        made.map_err(|error| {
-            CniError::internal(format!("making ipvlan {name} on {}: {error}", parent.name))
-        })?;
-        made_link(site.inside, name)
+        pod_interface::upon(call, site, &parent, self.parent.is_in_container(), new)
     }
 
     /// The pod becomes the guest's router.
@@ -191,15 +175,18 @@ impl Ipvlan {
 
 impl Wiring for Ipvlan {
     fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {
+        // Those of the plugins before, which only an ADD is told.
+        let given = call.config.previous()?.filter(|_| call.config.ipam_type().is_none());
+        if call.config.ipam_type().is_none() && given.as_ref().is_none_or(|given| given.ips.is_empty()) {
+            let why = "an ipvlan takes packets by their addresses, so it needs some";
+            return Err(CniError::config("ipam", "missing", why));
+        }
         let link = self.make(call, site)?;
-        let mut result = match call.config.previous()? {
-            Some(previous) if call.config.ipam_type().is_none() => {
-                CniResult { interfaces: Vec::new(), ..previous }
-            }
-            _ => {
-                site.journal.will(Step::Lease)?;
-                ipam::add(&call.config, &call.environment)?.unwrap_or_default()
-            }
+        let mut result = if let Some(given) = given {
+            CniResult { interfaces: Vec::new(), ..given }
+        } else {
+            site.journal.will(Step::Lease)?;
+            ipam::add(&call.config, &call.environment)?.unwrap_or_default()
         };
         for ip in &mut result.ips {
             ip.interface = Some(0);
@@ -209,6 +196,7 @@ impl Wiring for Ipvlan {
         } else {
             pod_interface::finish(call, site, &link, &result)?
         };
+        shaping::limit(call, site, place(&link, tap.as_ref()))?;
         result.interfaces = vec![pod_interface::interface(call, &made_link(site.inside, &link.name)?)];
         result.interfaces.extend(tap.map(|tap| pod_tap::interface(call, &tap)));
         result.merge_dns(call.config.dns()?);
@@ -225,10 +213,12 @@ impl Wiring for Ipvlan {
         };
         same(&format!("{}'s ipvlanMode", link.name), &mode, &Some(self.mode))?;
         if !call.settings.tap.wanted {
+            shaping::check(call, view, place(&link, None))?;
             return pod_interface::check_routes(view, &link, previous);
         }
         let name = pod_tap::name_beside(&call.settings.tap, &link.name);
         let tap = pod_tap::check(call, view, &name, None)?;
+        shaping::check(call, view, place(&link, Some(&tap)))?;
         let routes = view.inside.routes(RouteFilter { device: Some(tap.index), ..RouteFilter::default() })?;
         for ip in &previous.ips {
             let to = ip.address.addr().into();
@@ -245,25 +235,28 @@ impl Wiring for Ipvlan {
     }
 
     fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError> {
-        if call.settings.tap.wanted {
-            tap::available().map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))?;
-        }
+        kernel::ready(call)?;
         super::macvlan::ready(&self.parent, host)
     }
+}
+
+/// Where packets leave: what the pod forwards to a guest by the tap, what it forwards for it by the ipvlan.
+fn place<'a>(link: &'a Link, tap: Option<&'a Link>) -> Place<'a> {
+    tap.map_or(Place::PodNic(link), |tap| Place::Tap { tap, nic: link, ours: true })
 }
 
 /// What the pod's kernel is to do for the guest.
 fn prepare(link: &str, tap: &str, result: &CniResult) -> Result<(), CniError> {
     for name in [link, tap] {
-        sysctl_if_there(&format!("net/ipv4/conf/{name}/proxy_arp"), "1");
+        sysctl_if_there(&format!("net/ipv4/conf/{name}/proxy_arp"), "1")?;
         // Answered at once; the default is a random wait of up to 0.8 s.
-        sysctl_if_there(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0");
+        sysctl_if_there(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0")?;
         // Answers come by the ipvlan, though the pod's own default route may be another's (RFC 3704: loose).
-        sysctl_if_there(&format!("net/ipv4/conf/{name}/rp_filter"), "2");
-        sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
-        sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0");
-        sysctl_if_there(&format!("net/ipv6/conf/{name}/proxy_ndp"), "1");
-        sysctl_if_there(&format!("net/ipv6/neigh/{name}/proxy_delay"), "0");
+        sysctl_if_there(&format!("net/ipv4/conf/{name}/rp_filter"), "2")?;
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/proxy_ndp"), "1")?;
+        sysctl_if_there(&format!("net/ipv6/neigh/{name}/proxy_delay"), "0")?;
     }
     result.ips.iter().try_for_each(|ip| forward(ip.address.addr()))
 }

@@ -1,18 +1,16 @@
 //! Mode `macvlan`: a second NIC on a link of the node, for containers. It must never be offered to a VM: a macvlan takes
 //! frames for its own MAC alone, and there is no tap at it (mode `macvtap` has one).
 
-use std::os::fd::AsFd as _;
-
 use serde::Deserialize;
 
-use super::Wiring;
-use super::pod_interface::{self, made_link, refuse_taken};
+use super::pod_interface::{self, made_link};
 use super::settings::interface_name;
 use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, same};
+use super::{Wiring, kernel};
 use crate::ipam;
 use crate::journal::Step;
-use crate::netlink::{Details, Kind, Link, MacvlanMode, Netlink, NetlinkError, NewLink};
+use crate::netlink::{Details, Kind, Link, MacvlanMode, Netlink, NewLink};
 use crate::protocol::{CniError, CniResult, Code};
 
 /// This mode's keys, which mode `macvtap` shares.
@@ -119,26 +117,12 @@ impl Wiring for Macvlan {
         let name = &call.attachment.interface;
         let mac = call.config.mac(&call.environment)?;
         let kind = Kind::Macvlan { mode: self.parent.mode, broadcast_queue: self.broadcast_queue };
-        refuse_taken(site.inside, name)?;
-        site.journal.will(Step::PodLink { name: name.clone() })?;
         let new = NewLink {
             mac,
             mtu: self.parent.mtu(call, &parent)?.or(Some(parent.mtu)),
-            parent: Some(parent.index),
             ..NewLink::new(name, kind)
         };
-        let made = if self.parent.in_container {
-            site.inside.create(&new)
-        } else {
-            site.host.create(&NewLink { namespace: Some(site.pod.as_fd()), ..new })
-        };
-        if matches!(made, Err(NetlinkError::Exists { .. })) {
-            site.journal.retract()?;
-        }
-        made.map_err(|error| {
-            CniError::internal(format!("making macvlan {name} on {}: {error}", parent.name))
-        })?;
-        let link = made_link(site.inside, name)?;
+        let link = pod_interface::upon(call, site, &parent, self.parent.in_container, new)?;
         let mut result = CniResult::default();
         if call.config.ipam_type().is_some() {
             site.journal.will(Step::Lease)?;
@@ -160,7 +144,8 @@ impl Wiring for Macvlan {
         check_parent(&self.parent, view, &link)
     }
 
-    fn ready(&self, _call: &Call, host: &Netlink) -> Result<(), CniError> {
+    fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError> {
+        kernel::ready(call)?;
         ready(&self.parent, host)
     }
 }

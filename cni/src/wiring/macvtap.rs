@@ -12,17 +12,21 @@ use std::os::fd::AsFd as _;
 
 use serde::Deserialize;
 
-use super::Wiring;
 use super::macvlan::{self, Parent};
 use super::pod_interface::{self, made_link, refuse_taken};
 use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
+use super::{Wiring, kernel};
 use crate::journal::Step;
 use crate::netlink::{Change, Kind, Link, Netlink, NewLink};
-use crate::protocol::{CniError, CniResult};
+use crate::protocol::{CniError, CniResult, Code};
 
 /// Frames that may wait to be sent: what the kernel gives Ethernet. A macvtap made without lets none wait.
 const TX_QUEUE_LENGTH: u32 = 1000;
+
+/// Links made in the search for one whose index no other has, in the pod or as a device node. On a node of its own the
+/// first has; a node that is a container shares device nodes with others.
+const ATTEMPTS: u32 = 16;
 
 /// The mode with its keys.
 #[derive(Debug)]
@@ -57,17 +61,22 @@ impl Macvtap {
 
     /// The link on the node: the device plugin's, or one of our own.
     fn on_node(&self, call: &Call, site: &mut Site<'_>) -> Result<Link, CniError> {
-        if let Some(id) = call.config.device_id()? {
-            let name = device_plugin::link_name(&id);
-            let link = site.host.link(&name)?.ok_or_else(|| {
-                let why = format!(
-                    "the node has no link {name}, which macvtap's device plugin makes for this device"
-                );
-                CniError::config("deviceID", format!("{id:?}"), &why)
-            })?;
-            // Not ours before it is moved: the device plugin makes it anew for the next pod, under the same name.
-            return Ok(link);
+        let Some(id) = call.config.device_id()? else { return self.make(call, site) };
+        let name = device_plugin::link_name(&id);
+        // Not ours before it is moved: the device plugin makes it anew for the next pod, under the same name.
+        let link = site.host.link(&name)?.ok_or_else(|| {
+            let why =
+                format!("the node has no link {name}, which macvtap's device plugin makes for this device");
+            CniError::config("deviceID", format!("{id:?}"), &why)
+        })?;
+        let parent = link.parent.filter(|_| !link.parent_elsewhere);
+        if let Some(parent) = parent.map(|index| site.host.link_at(index)).transpose()?.flatten() {
+            self.parent.mtu(call, &parent)?;
         }
+        Ok(link)
+    }
+
+    fn make(&self, call: &Call, site: &mut Site<'_>) -> Result<Link, CniError> {
         let parent = self.parent.link(site.host, None)?;
         let mtu = self.parent.mtu(call, &parent)?.unwrap_or(parent.mtu);
         let name = call.attachment.host_link();
@@ -78,33 +87,59 @@ impl Macvtap {
             parent: Some(parent.index),
             ..NewLink::new(&name, Kind::Macvtap { mode: self.parent.mode })
         };
-        site.host.create(&new)?;
-        made_link(site.host, &name)
+        for _ in 0..ATTEMPTS {
+            site.host.create(&new)?;
+            let link = made_link(site.host, &name)?;
+            if site.inside.link_at(link.index)?.is_none() && device_node::is_free(&link)? {
+                return Ok(link);
+            }
+            site.host.delete(&name)?;
+        }
+        let why = format!("each of {ATTEMPTS} macvtaps had an index that another link's device node has");
+        Err(CniError::new(Code::TryAgainLater, why))
+    }
+
+    /// Takes the link into the pod with its index. All that the kernel may refuse is set before: of a change it makes one
+    /// part after the other, and this one first.
+    fn take_in(call: &Call, site: &mut Site<'_>, link: &Link) -> Result<Link, CniError> {
+        let name = &call.attachment.interface;
+        let ready = Change {
+            mtu: call.settings.mtu,
+            mac: call.config.mac(&call.environment)?,
+            alias: Some(call.alias()),
+            ..Change::default()
+        };
+        site.host.change(link.index, &ready)?;
+        // It arrives as it is called here, and is renamed there.
+        for name in [&link.name, name] {
+            site.journal.will(Step::PodLink { name: name.clone() })?;
+        }
+        let moved = Change {
+            name: Some(name.clone()),
+            namespace: Some(site.pod.as_fd()),
+            new_index: Some(link.index),
+            ..Change::default()
+        };
+        site.host.change(link.index, &moved).map_err(|error| match error.errno() {
+            Some(libc::EBUSY) => CniError::new(Code::TryAgainLater, error.to_string()),
+            _ => error.into(),
+        })?;
+        let inside = made_link(site.inside, name)?;
+        if inside.index == link.index { Ok(inside) } else { Err(device_node::taken(inside.index)) }
     }
 }
 
 impl Wiring for Macvtap {
     fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {
         let name = &call.attachment.interface;
-        let mac = call.config.mac(&call.environment)?;
         refuse_taken(site.inside, name)?;
         let link = self.on_node(call, site)?;
-        site.journal.will(Step::PodLink { name: name.clone() })?;
-        let moved = Change {
-            name: Some(name.clone()),
-            namespace: Some(site.pod.as_fd()),
-            mtu: call.settings.mtu,
-            mac,
-            ..Change::default()
-        };
-        site.host.change(link.index, &moved)?;
-        let link = made_link(site.inside, name)?;
+        let link = Self::take_in(call, site, &link)?;
         in_pod(site.pod, || {
-            pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
-        })?;
+            pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")
+        })??;
         let up = Change {
             up: Some(true),
-            alias: Some(call.alias()),
             // Which groups the guest is in is not told to the link, which would keep all from it that it did not join:
             // without this no neighbour finds a guest by IPv6.
             all_multicast: Some(true),
@@ -142,10 +177,11 @@ impl Wiring for Macvtap {
             macvlan::check_parent(&self.parent, view, &link)?;
         }
         shaping::check(call, view, Place::PodNic(&link))?;
-        device_node::check(&link, call.settings.tap.owner, call.settings.tap.group)
+        device_node::check(view, &link, call.settings.tap.owner, call.settings.tap.group)
     }
 
     fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError> {
+        kernel::ready(call)?;
         if call.config.device_id()?.is_some() { Ok(()) } else { macvlan::ready(&self.parent, host) }
     }
 

@@ -14,6 +14,8 @@
 
 mod settings;
 mod site;
+mod routing;
+mod kernel;
 mod pod_tap;
 mod pod_interface;
 mod rules;
@@ -57,6 +59,7 @@ pub trait Wiring: std::fmt::Debug {
 /// The mode that the configuration asks for.
 pub fn of(call: &Call) -> Result<Box<dyn Wiring>, CniError> {
     device_info::pass_over(call);
+    rules::refuse_mappings(call)?;
     Ok(match call.settings.mode {
         Mode::Tap => Box::new(tap::Tap::read(&call.config)?),
         Mode::None => Box::new(none::NoUplink::read(&call.config)?),

@@ -3,11 +3,10 @@
 use serde::Deserialize;
 
 use super::site::{Call, Site, View, changed, same};
-use super::{Wiring, pod_tap, shaping};
+use super::{Wiring, kernel, pod_tap, shaping};
 use crate::journal::Step;
 use crate::netlink::{Change, Netlink};
-use crate::protocol::{CniError, CniResult, Code, Config};
-use crate::tap;
+use crate::protocol::{CniError, CniResult, Config};
 
 /// It has no keys of its own.
 #[derive(Debug, Deserialize)]
@@ -59,7 +58,7 @@ impl Wiring for NoUplink {
         Ok(())
     }
 
-    fn ready(&self, _call: &Call, _host: &Netlink) -> Result<(), CniError> {
-        tap::available().map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))
+    fn ready(&self, call: &Call, _host: &Netlink) -> Result<(), CniError> {
+        kernel::ready(call)
     }
 }

@@ -22,7 +22,7 @@ use crate::netlink::{
     Scope, existing_ok,
 };
 use crate::protocol::{CniError, CniResult, Interface, MacAddress};
-use crate::sysctl;
+use crate::sysctl::{self, SysctlError};
 
 /// As long as the reference plugins wait for duplicate address detection.
 const SETTLING: Duration = Duration::from_secs(10);
@@ -53,17 +53,44 @@ pub(super) fn veth(
         Err(error) => return Err(error.into()),
     }
     // Nobody speaks IPv6 at this end unless the mode says so.
-    sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+    sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
     Ok((made_link(site.host, &name)?, made_link(site.inside, inside)?))
+}
+
+/// Makes the interface on another link, `beneath`: one of the node or, with `in_pod`, of the pod. It is down.
+pub(super) fn upon(
+    call: &Call,
+    site: &mut Site<'_>,
+    beneath: &Link,
+    in_pod: bool,
+    new: NewLink<'_>,
+) -> Result<Link, CniError> {
+    let (name, kind) = (new.name.clone(), new.kind.name());
+    refuse_taken(site.inside, &name)?;
+    site.journal.will(Step::PodLink { name: name.clone() })?;
+    let new = NewLink { parent: Some(beneath.index), ..new };
+    let made = if in_pod {
+        site.inside.create(&new)
+    } else {
+        site.host.create(&NewLink { namespace: Some(site.pod.as_fd()), ..new })
+    };
+    if matches!(made, Err(NetlinkError::Exists { .. })) {
+        site.journal.retract()?;
+    }
+    made.map_err(|error| CniError::internal(format!("making {kind} {name} on {}: {error}", beneath.name)))?;
+    let link = made_link(site.inside, &name)?;
+    site.inside.change(link.index, &Change { alias: Some(call.alias()), ..Change::default() })?;
+    Ok(link)
 }
 
 /// Takes IPv6 from the node's end of a VM's veth pair, before it comes up: there is nothing for it to say, but a node that
 /// forwards would report its multicast groups to the guest, even without an address. For a container it stays as the
 /// reference plugins make it.
-pub(super) fn mute_node_end(call: &Call, end: &Link) {
+pub(super) fn mute_node_end(call: &Call, end: &Link) -> Result<(), CniError> {
     if call.settings.tap.wanted {
-        sysctl_if_there(&format!("net/ipv6/conf/{}/disable_ipv6", end.name), "1");
+        sysctl_if_there(&format!("net/ipv6/conf/{}/disable_ipv6", end.name), "1")?;
     }
+    Ok(())
 }
 
 /// A link of this name in the pod is another's.
@@ -95,19 +122,21 @@ pub(super) fn finish(
     let has_v6 = addresses.ips.iter().any(|ip| ip.address.addr().is_ipv6());
     in_pod(site.pod, || {
         // Neighbours hear of a new owner of the address.
-        sysctl_if_there(&format!("net/ipv4/conf/{name}/arp_notify"), "1");
+        sysctl_if_there(&format!("net/ipv4/conf/{name}/arp_notify"), "1")?;
         if has_v6 {
-            sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0");
-            sysctl_if_there(&format!("net/ipv6/conf/{name}/ndisc_notify"), "1");
-            sysctl_if_there(&format!("net/ipv6/conf/{name}/keep_addr_on_down"), "1");
+            sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+            sysctl_if_there(&format!("net/ipv6/conf/{name}/ndisc_notify"), "1")?;
+            sysctl_if_there(&format!("net/ipv6/conf/{name}/keep_addr_on_down"), "1")?;
         }
-    })?;
-    site.inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
+        Ok::<_, CniError>(())
+    })??;
     let detect = call.settings.detect_duplicates;
     let options = AddressOptions { no_dad: !detect, ..AddressOptions::default() };
+    // Before the link is up: the kernel tells neighbours of what it has at that moment.
     for ip in &addresses.ips {
         site.inside.add_address(link.index, ip.address, options)?;
     }
+    site.inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
     if detect {
         settle(site.inside, link)?;
     }
@@ -150,14 +179,19 @@ fn finish_for_guest(
 ) -> Result<Link, CniError> {
     let name = &link.name;
     in_pod(site.pod, || {
-        sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
-        sysctl_if_there(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1"); // none
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1")?; // none
         // A router is in groups that it reports. MLDv2 would report that it left them, too; version 1 says nothing of a
         // group that it never reported (RFC 2710 4).
-        sysctl_if_there(&format!("net/ipv6/conf/{name}/force_mld_version"), "1");
-        sysctl_if_there(&format!("net/ipv6/conf/{name}/forwarding"), "0");
-        sysctl_if_there(&format!("net/ipv4/conf/{name}/arp_notify"), "0");
-    })?;
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/force_mld_version"), "1")?;
+        sysctl_if_there(&format!("net/ipv6/conf/{name}/forwarding"), "0")?;
+        sysctl_if_there(&format!("net/ipv4/conf/{name}/arp_notify"), "0")?;
+        if addresses.ips.iter().any(|ip| ip.address.addr().is_ipv4()) {
+            hide_from_neighbours()
+        } else {
+            Ok(())
+        }
+    })??;
     let mute = Change { arp: Some(false), ..Change::default() };
     site.inside.change(link.index, &mute)?;
     let options = AddressOptions { no_dad: true, no_prefix_route: true, ..AddressOptions::default() };
@@ -168,6 +202,13 @@ fn finish_for_guest(
     pod_tap::join(site, link, &tap, true)?;
     site.inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
     Ok(tap)
+}
+
+/// The guest's address is one of the pod's own to its kernel, which would answer ARP for it on each of the pod's other
+/// NICs: with 1, a NIC answers for the addresses that it has itself. Stricter values are left.
+fn hide_from_neighbours() -> Result<(), CniError> {
+    const PATH: &str = "net/ipv4/conf/all/arp_ignore";
+    if sysctl::read(PATH)? == "0" { Ok(sysctl::write(PATH, "1")?) } else { Ok(()) }
 }
 
 /// Routes as they are set: without a gateway of their own they take the address's.
@@ -274,7 +315,10 @@ pub(super) fn check_mtu(previous: &CniResult, link: &Link) -> Result<(), CniErro
 /// The tap beside the interface, which CHECK has found in place.
 pub(super) fn tap(call: &Call, view: &View<'_>, link: &Link) -> Result<Option<Link>, CniError> {
     let settings = &call.settings.tap;
-    settings.wanted.then(|| existing(view.inside, &pod_tap::name_beside(settings, &link.name), "in the pod")).transpose()
+    settings
+        .wanted
+        .then(|| existing(view.inside, &pod_tap::name_beside(settings, &link.name), "in the pod"))
+        .transpose()
 }
 
 /// The interface in a result.
@@ -292,9 +336,14 @@ pub(super) fn on_node(link: &Link) -> Interface {
     }
 }
 
-/// Writes what a kernel without IPv6 does not have.
-pub(super) fn sysctl_if_there(path: &str, value: &str) {
-    if let Err(error) = sysctl::write(path, value) {
-        tracing::debug!(%error, "left as it is");
+/// Writes what a kernel without IPv6 does not have, nor a link whose MTU is too small for it. Where settings cannot be
+/// written (a read-only /proc/sys) what relies on them is not made.
+pub(super) fn sysctl_if_there(path: &str, value: &str) -> Result<(), CniError> {
+    match sysctl::write(path, value) {
+        Err(SysctlError::NotFound(path)) => {
+            tracing::debug!(path, "this kernel has no such setting");
+            Ok(())
+        }
+        written => Ok(written?),
     }
 }

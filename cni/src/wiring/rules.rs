@@ -4,8 +4,9 @@
 use ipnet::IpNet;
 
 use super::pod_interface::sysctl_if_there;
+use super::settings::Mode;
 use super::site::{Call, Site, changed};
-use crate::journal::Step;
+use crate::journal::{RULES, Step, Store};
 use crate::netlink::Link;
 use crate::nft::{self, Nft, Rule};
 use crate::protocol::{CniError, CniResult, Code, MacAddress, Protocol};
@@ -28,32 +29,58 @@ pub(super) fn install(
     result: &CniResult,
     device: &Link,
 ) -> Result<(), CniError> {
-    let rules = rules(call, wanted, result)?;
+    let rules = rules(call, wanted, result, device)?;
     if rules.is_empty() {
         return Ok(());
     }
-    if !call.config.port_mappings()?.is_empty() {
-        // So that the node reaches a mapped port at 127.0.0.1 too.
-        sysctl_if_there(&format!("net/ipv4/conf/{}/route_localnet", device.name), "1");
-    }
+    let targets = targets(call, result)?;
     site.journal.will(Step::Rules)?;
+    let _alone = site.store.lock_shared(RULES)?;
     Nft::open()
         .and_then(|mut nft| {
             nft.install(&call.attachment.id(), &rules)?;
             // Clients that kept sending to the port would else stay with whoever had it before.
-            targets(call, result).map_or(Ok(()), |targets| {
-                targets.iter().try_for_each(|(ip, mappings)| nft.forget_udp(*ip, mappings).map(drop))
-            })
+            targets.iter().try_for_each(|(ip, mappings)| nft.forget_udp(*ip, mappings).map(drop))
         })
-        .map_err(|error| refused(&error))
+        .map_err(|error| refused(&error))?;
+    if targets.iter().any(|(ip, _)| ip.addr().is_ipv4()) {
+        // So that the node reaches a mapped port at 127.0.0.1 too. The rules that keep others out of there come first.
+        sysctl_if_there(&format!("net/ipv4/conf/{}/route_localnet", device.name), "1")?;
+    }
+    Ok(())
+}
+
+/// Refuses port mappings in a mode that has no rules.
+pub(super) fn refuse_mappings(call: &Call) -> Result<(), CniError> {
+    let why = match call.settings.mode {
+        Mode::Bridge | Mode::Vxlan | Mode::Ptp => return Ok(()),
+        Mode::Tap => "the NIC is another plugin's: map them to that one",
+        Mode::None => "the VM has no network",
+        Mode::Passt => "the translator forwards ports, as the VM's interface lists them",
+        Mode::Macvlan | Mode::Macvtap | Mode::Ipvlan => {
+            "the network delivers past the node, at an address of its own: use the ports there"
+        }
+    };
+    let mappings = call.config.port_mappings()?;
+    if mappings.is_empty() {
+        return Ok(());
+    }
+    let count = format!("of {} ports in mode {}", mappings.len(), call.settings.mode.as_str());
+    Err(CniError::unsupported("portMappings", count, why))
 }
 
 /// CHECK of [`install`].
-pub(super) fn check(call: &Call, wanted: Wanted<'_>, previous: &CniResult) -> Result<(), CniError> {
-    let rules = rules(call, wanted, previous)?;
+pub(super) fn check(
+    call: &Call,
+    wanted: Wanted<'_>,
+    previous: &CniResult,
+    device: &Link,
+) -> Result<(), CniError> {
+    let rules = rules(call, wanted, previous, device)?;
     if rules.is_empty() {
         return Ok(());
     }
+    let _alone = Store::new(&call.settings.state_directory).lock_shared(RULES)?;
     let differences = Nft::open()
         .and_then(|mut nft| nft.check(&call.attachment.id(), &rules))
         .map_err(|error| refused(&error))?;
@@ -79,7 +106,7 @@ pub(super) fn ready(masquerade: bool, spoof_check: bool) -> Result<(), CniError>
         .map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))
 }
 
-fn rules(call: &Call, wanted: Wanted<'_>, result: &CniResult) -> Result<Vec<Rule>, CniError> {
+fn rules(call: &Call, wanted: Wanted<'_>, result: &CniResult, device: &Link) -> Result<Vec<Rule>, CniError> {
     let mut rules = Vec::new();
     if wanted.masquerade {
         rules.extend(result.ips.iter().map(|ip| nft::masquerade(ip.address)));
@@ -89,6 +116,9 @@ fn rules(call: &Call, wanted: Wanted<'_>, result: &CniResult) -> Result<Vec<Rule
     }
     for (ip, mappings) in targets(call, result)? {
         rules.extend(nft::port_mappings(ip, &mappings));
+        if ip.addr().is_ipv4() {
+            rules.push(nft::loopback_guard(&device.name));
+        }
     }
     Ok(rules)
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::journal::STATE_DIRECTORY;
+use crate::protocol::environment::check_link_name;
 use crate::protocol::{CniError, Config};
 
 /// Whom KubeVirt runs QEMU as: user and group.
@@ -12,9 +13,6 @@ const QEMU: u32 = 107;
 
 /// What IPv4 needs at least (RFC 791) and what a link's MTU may be at most, in bytes.
 const MTUS: std::ops::RangeInclusive<u32> = 68..=65535;
-
-/// The longest name of a link, in bytes (`IFNAMSIZ` counts a terminating zero too).
-const LONGEST_NAME: usize = 15;
 
 /// How a pod's end is wired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +80,8 @@ struct Keys {
 impl Settings {
     pub fn read(config: &Config) -> Result<Self, CniError> {
         let keys: Keys = config.read()?;
-        if let Some(name) = &keys.tap_name {
+        let tap_name = keys.tap_name.filter(|name| !name.is_empty());
+        if let Some(name) = &tap_name {
             interface_name("tapName", name)?;
         }
         let state_directory = keys.state_directory.unwrap_or_else(|| PathBuf::from(STATE_DIRECTORY));
@@ -96,7 +95,7 @@ impl Settings {
             mtu: keys.mtu.map(mtu).transpose()?.flatten(),
             tap: TapSettings {
                 wanted: mode.taps(keys.tap)? && !keys.disabled,
-                name: keys.tap_name.filter(|name| !name.is_empty()),
+                name: tap_name,
                 multi_queue: keys.multi_queue,
                 owner: keys.owner.unwrap_or(QEMU),
                 group: keys.group.unwrap_or(QEMU),
@@ -202,12 +201,25 @@ fn mtu(value: i64) -> Result<Option<u32>, CniError> {
 
 /// Checks the name of a link that `key` gives.
 pub(super) fn interface_name(key: &str, name: &str) -> Result<(), CniError> {
-    let refused = |why| Err(CniError::config(key, format!("{name:?}"), why));
-    if name.len() > LONGEST_NAME {
-        return refused("longer than the 15 characters that a link's name may have");
+    check_link_name(name)
+        .and_then(|()| {
+            // The kernel would put a number in the place of "%d", or end the name at the zero.
+            if name.contains(['%', '\0']) { Err("interface name contains % or a zero byte") } else { Ok(()) }
+        })
+        .map_err(|why| CniError::config(key, format!("{name:?}"), why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_that_no_link_has_is_refused_with_key_and_value() {
+        for name in ["", "sixteen-bytes-xx", ".", "..", "a/b", "a:b", "a b", "tap%d", "a\0b"] {
+            let error = interface_name("tapName", name).unwrap_err();
+            let start = format!("invalid network configuration: tapName {name:?}: ");
+            assert!(error.code == 7 && error.msg.starts_with(&start), "{error}");
+        }
+        interface_name("tapName", "eth0.100-x_y@z").unwrap();
     }
-    if name == "." || name == ".." || name.contains(['/', ':']) || name.contains(char::is_whitespace) {
-        return refused("a link cannot be called so");
-    }
-    Ok(())
 }

@@ -6,9 +6,9 @@
 //!
 //! | attachment | to the pod | from the pod |
 //! |---|---|---|
-//! | a tap joined to a NIC | the tap | the NIC |
+//! | a tap joined or routed to a NIC | the tap | the NIC |
 //! | a veth for a container | the node's end | `ifb` behind the node's end |
-//! | a macvlan or macvtap | `ifb` behind it, in the pod | itself |
+//! | a macvlan, macvtap or ipvlan | `ifb` behind it, in the pod | itself |
 //!
 //! A tap has no other end on the node, which is why the reference plugin finds nothing to limit there; but `pod_tap`'s
 //! redirection puts each frame in the queue of the device it goes to, as if the pod had sent it. What QEMU writes to a
@@ -42,7 +42,7 @@ const LONGEST_BURST_SECONDS: u64 = 274;
 /// Which devices an attachment's frames leave by.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place<'a> {
-    /// A tap of the pod and the NIC there that it is joined to.
+    /// A tap of the pod and the NIC there that it is joined or routed to.
     Tap {
         tap: &'a Link,
         nic: &'a Link,
@@ -194,13 +194,7 @@ fn delay(
     netlink.delete(&name)?;
     netlink.create(&NewLink { mtu: Some(link.mtu), ..NewLink::new(&name, Kind::Ifb) })?;
     let mute = || sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
-    pod.map_or_else(
-        || {
-            mute();
-            Ok(())
-        },
-        |pod| in_pod(pod, mute),
-    )?;
+    pod.map_or_else(mute, |pod| in_pod(pod, mute)?)?;
     let shaper = made_link(netlink, &name)?;
     netlink.set_tbf(shaper.index, bucket)?;
     let up = Change { up: Some(true), alias: Some(call.alias()), ..Change::default() };

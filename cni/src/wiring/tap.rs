@@ -5,12 +5,17 @@ use serde::Deserialize;
 use super::settings::interface_name;
 use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing};
-use super::{Wiring, pod_tap};
+use super::{Wiring, kernel, pod_tap};
 use crate::attachment::kubevirt_interface;
 use crate::journal::Step;
 use crate::netlink::{Link, Netlink};
 use crate::protocol::{CniError, CniResult, Code, Config};
-use crate::tap;
+
+/// Made for every pod, for its first network.
+const EVERY_PODS: &str = "eth0";
+
+/// Of OVN-Kubernetes, for a primary network that the user defined.
+const USER_DEFINED: &str = "ovn-udn1";
 
 /// This mode's keys.
 #[derive(Debug, Deserialize)]
@@ -21,45 +26,89 @@ pub(super) struct Tap {
 
 impl Tap {
     pub(super) fn read(config: &Config) -> Result<Self, CniError> {
-        let mode: Self = config.read()?;
+        let mut mode: Self = config.read()?;
+        mode.uplink = mode.uplink.filter(|name| !name.is_empty());
         if let Some(name) = &mode.uplink {
             interface_name("uplink", name)?;
         }
         Ok(mode)
     }
 
-    /// The pod's NIC that the VM gets: the one named; the one of the logical network that KubeVirt names; the one that
-    /// the plugins before us made; the first network's; the one with the default route.
+    /// The pod's NIC that the VM gets: the one named, one of the [`Clues`], the one with the default route.
     fn uplink(&self, call: &Call, inside: &Netlink) -> Result<Link, CniError> {
         if let Some(name) = &self.uplink {
             return inside
                 .link(name)?
                 .ok_or_else(|| CniError::config("uplink", format!("{name:?}"), "the pod has no such link"));
         }
-        let mut names = Vec::new();
-        if let Some(logical) = call.config.logical_network()? {
-            names.push(kubevirt_interface(&logical));
-        }
-        if let Some(previous) = call.config.previous()? {
-            let inside = previous.interfaces.iter().filter(|interface| interface.sandbox.is_some());
-            names.extend(inside.map(|interface| interface.name.clone()));
-        }
-        names.extend(pod_tap::PRIMARY.map(str::to_owned));
-        for name in &names {
-            if let Some(link) = inside.link(name)? {
-                return Ok(link);
+        let previous = call.config.previous()?.unwrap_or_default().interfaces;
+        let clues = Clues {
+            logical: call.config.logical_network()?.map(|logical| kubevirt_interface(&logical)),
+            previous: previous
+                .into_iter()
+                .filter(|made| made.sandbox.is_some())
+                .map(|made| made.name)
+                .collect(),
+            called_for: call.attachment.interface.clone(),
+        };
+        let mut links = inside.links()?;
+        let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+        let chosen = match clues.choose(&names) {
+            Some(name) => links.iter().position(|link| link.name == name),
+            None => {
+                let default = inside.default_route_device()?;
+                links.iter().position(|link| Some(link.index) == default)
             }
-        }
-        if let Some(index) = inside.default_route_device()?
-            && let Some(link) = inside.link_at(index)?
-        {
-            return Ok(link);
+        };
+        if let Some(position) = chosen {
+            return Ok(links.swap_remove(position));
         }
         Err(CniError::new(
             Code::InvalidConfig,
-            format!("no NIC found in the pod to join a tap to: it has none of {}", names.join(", ")),
+            format!("no NIC found in the pod to join a tap to: it has none of {}", clues.names().join(", ")),
         )
         .with_details("set \"uplink\", or have this plugin called after the one that makes the NIC"))
+    }
+}
+
+/// What tells which NIC of the pod the VM gets.
+#[derive(Debug, Default)]
+struct Clues {
+    /// The NIC of the logical network that KubeVirt names.
+    logical: Option<String>,
+    /// NICs that the plugins before us made in the pod.
+    previous: Vec<String>,
+    /// `CNI_IFNAME`.
+    called_for: String,
+}
+
+impl Clues {
+    /// The first that the pod has. OVN-Kubernetes makes `ovn-udn1` in the call for eth0, which then serves only probes of
+    /// the kubelet, and lists it behind.
+    fn choose(&self, pod: &[&str]) -> Option<&str> {
+        let has = |name: &&str| pod.contains(name);
+        let logical = self.logical.as_deref().filter(has);
+        let primary = || {
+            let ours = self.called_for == EVERY_PODS || self.previous.iter().any(|name| name == USER_DEFINED);
+            Some(USER_DEFINED).filter(|name| ours && has(name))
+        };
+        logical.or_else(primary).or_else(|| self.others().find(has))
+    }
+
+    fn others(&self) -> impl Iterator<Item = &str> {
+        let called_for = self.previous.iter().filter(|name| **name == self.called_for);
+        called_for.chain(&self.previous).map(String::as_str).chain(pod_tap::PRIMARY)
+    }
+
+    /// All that were looked for, each once.
+    fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in self.logical.as_deref().into_iter().chain(self.others()) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
     }
 }
 
@@ -103,7 +152,44 @@ impl Wiring for Tap {
         super::site::same(&format!("{}'s MTU", tap.name), &tap.mtu, &mtu)
     }
 
-    fn ready(&self, _call: &Call, _host: &Netlink) -> Result<(), CniError> {
-        tap::available().map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))
+    fn ready(&self, call: &Call, _host: &Netlink) -> Result<(), CniError> {
+        kernel::ready(call)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pod's links, what KubeVirt and the plugins before name, `CNI_IFNAME`, the choice.
+    type Row<'a> = (&'a [&'a str], Option<&'a str>, &'a [&'a str], &'a str, Option<&'a str>);
+
+    #[test]
+    fn nic_is_the_most_certain_one() {
+        let rows: &[Row<'_>] = &[
+            (&["lo", "eth0"], None, &[], "eth0", Some("eth0")),
+            (&["lo", "eth0", "net1"], None, &["net1"], "net1", Some("net1")),
+            (&["lo", "eth0", "net1"], None, &["tap7", "net1"], "net1", Some("net1")),
+            (&["lo", "eth0", "other"], None, &["gone", "other"], "net1", Some("other")),
+            // OVN-Kubernetes: eth0 is infrastructure's where there is a user-defined primary network.
+            (&["lo", "eth0", "ovn-udn1"], None, &["eth0", "ovn-udn1"], "eth0", Some("ovn-udn1")),
+            (&["lo", "eth0", "ovn-udn1"], None, &["eth0"], "eth0", Some("ovn-udn1")),
+            (&["lo", "eth0", "ovn-udn1"], None, &["eth0", "ovn-udn1"], "x", Some("ovn-udn1")),
+            (&["lo", "eth0", "ovn-udn1", "net1"], None, &["net1"], "net1", Some("net1")),
+            (&["lo", "eth0", "ovn-udn1"], None, &[], "net1", Some("ovn-udn1")),
+            // KubeVirt's own word comes before all.
+            (&["lo", "eth0", "ovn-udn1", "pod1"], Some("pod1"), &["eth0"], "eth0", Some("pod1")),
+            (&["lo", "eth0"], Some("pod1"), &[], "eth0", Some("eth0")),
+            (&["lo", "wan"], None, &[], "net1", None),
+        ];
+        for row in rows {
+            let (pod, logical, previous, called_for, choice) = *row;
+            let clues = Clues {
+                logical: logical.map(str::to_owned),
+                previous: previous.iter().map(ToString::to_string).collect(),
+                called_for: called_for.to_owned(),
+            };
+            assert_eq!(clues.choose(pod), choice, "{row:?}");
+        }
     }
 }

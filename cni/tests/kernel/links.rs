@@ -270,6 +270,7 @@ fn changes_read_back() {
         up: Some(true),
         master: Some(Some(bridge)),
         namespace: None,
+        new_index: None,
         alias: Some("of the pod".to_owned()),
         tx_queue_len: Some(12),
         promiscuous: Some(true),
@@ -295,7 +296,25 @@ fn changes_read_back() {
     let away = Change { namespace: Some(pod.as_fd()), name: Some("eth0".to_owned()), ..Change::default() };
     netlink.change(index, &away).unwrap();
     assert!(netlink.link("c").unwrap().is_none());
-    assert_eq!(link(&Netlink::within(&pod).unwrap(), "eth0").mac, change.mac);
+    let arrived = link(&Netlink::within(&pod).unwrap(), "eth0");
+    assert_eq!((arrived.mac, arrived.mtu, arrived.alias), (change.mac, 1234, change.alias));
+}
+
+#[test]
+fn link_takes_its_index_along_or_stays() {
+    let netlink = enter_new_namespace();
+    let pod = other_namespace();
+    let inside = Netlink::within(&pod).unwrap();
+    inside.create(&veth("x", "y")).unwrap();
+    let taken = link(&inside, "x").index;
+    netlink.create(&veth("a", "b")).unwrap();
+    let index = link(&netlink, "a").index;
+    let moved = |new_index| Change { namespace: Some(pod.as_fd()), new_index, ..Change::default() };
+    let error = netlink.change(index, &moved(Some(taken))).unwrap_err();
+    assert_eq!(error.errno(), Some(libc::EBUSY), "{error}");
+    assert_eq!(link(&netlink, "a").index, index);
+    netlink.change(index, &moved(Some(4711))).unwrap();
+    assert_eq!(link(&inside, "a").index, 4711);
 }
 
 #[test]

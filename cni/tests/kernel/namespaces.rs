@@ -21,6 +21,17 @@ fn work_is_done_inside_and_the_thread_comes_back() {
 }
 
 #[test]
+fn scratch_namespace_is_empty_and_the_thread_is_not_in_it() {
+    enter_new_namespace();
+    let home = Namespace::current().unwrap();
+    let scratch = Namespace::scratch().unwrap();
+    assert!(Namespace::current().unwrap().same_as(&home).unwrap());
+    assert!(!scratch.same_as(&home).unwrap());
+    let links = Netlink::within(&scratch).unwrap().links().unwrap();
+    assert_eq!(links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>(), ["lo"]);
+}
+
+#[test]
 fn work_that_panics_leaves_the_thread_where_it_was() {
     enter_new_namespace();
     let home = Namespace::current().unwrap();

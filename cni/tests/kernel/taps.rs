@@ -93,11 +93,6 @@ fn name_of_any_link_is_refused_and_the_link_is_left_alone() {
 }
 
 #[test]
-fn taps_are_available_here() {
-    tap::available().unwrap();
-}
-
-#[test]
 fn second_queue_needs_multi_queue() {
     let _netlink = enter_new_namespace();
     tap::create(&plain("tap0")).unwrap();

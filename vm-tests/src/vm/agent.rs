@@ -1,7 +1,7 @@
 //! The host's end of the guest's second serial port: commands in, exit status and output back (`guest/agent`).
 
 use std::fmt;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -91,7 +91,8 @@ impl Agent {
             match self.port.read(&mut buffer) {
                 Ok(0) => anyhow::bail!("QEMU ended"),
                 Ok(count) => self.received.extend(buffer.iter().take(count)),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                // A process that is stopped for a moment has its reads interrupted, where they have a time limit.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error).context("read the guest's serial port"),
             }
         }

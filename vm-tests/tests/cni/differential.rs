@@ -61,7 +61,7 @@ const EVERYWHERE: [Allowed; 7] = [
 ];
 
 /// Of a bridge that is no gateway.
-const BRIDGE_MAC: [Allowed; 5] = [
+const NO_GATEWAY: [Allowed; 7] = [
     Allowed {
         pattern: "node/fdb*mac(node/",
         why: "ours gives a bridge its MAC address when it makes it, so that it stays when ports come and go; the \
@@ -77,6 +77,12 @@ const BRIDGE_MAC: [Allowed; 5] = [
         why: "nor is the bridge left with a MAC address of zeros after DEL",
     },
     Allowed { pattern: "node/link/cni0/address = ", why: "whatever it is called" },
+    Allowed {
+        pattern: "node/sysctl ipv6/conf/br0/disable_ipv6",
+        why: "ours leaves such a bridge without IPv6: pods have no business with the node's services, which its \
+              link-local address would offer them",
+    },
+    Allowed { pattern: "node/sysctl ipv6/conf/cni0/disable_ipv6", why: "whatever it is called" },
 ];
 
 /// Of a bridge whose addresses come with names.
@@ -119,12 +125,12 @@ const fn row(name: &'static str, kind: &'static str, keys: fn(&Node) -> Value) -
 
 const ROWS: [Row; 24] = [
     Row {
-        allowed: &BRIDGE_MAC,
+        allowed: &NO_GATEWAY,
         ..row("a bridge without addresses", "bridge", |_| json!({ "bridge": "br0" }))
     },
-    Row { allowed: &BRIDGE_MAC, ..row("the bridge's default name", "bridge", |_| json!({})) },
+    Row { allowed: &NO_GATEWAY, ..row("the bridge's default name", "bridge", |_| json!({})) },
     Row {
-        allowed: &BRIDGE_MAC,
+        allowed: &NO_GATEWAY,
         ..row(
             "a bridge with addresses that is no gateway",
             "bridge",
@@ -166,7 +172,7 @@ const ROWS: [Row; 24] = [
         |node| json!({ "bridge": "br0", "promiscMode": true, "isGateway": true, "ipam": leases(node) }),
     ),
     Row {
-        allowed: &BRIDGE_MAC,
+        allowed: &NO_GATEWAY,
         ..row(
             "a bridge with an MTU",
             "bridge",
@@ -175,7 +181,7 @@ const ROWS: [Row; 24] = [
     },
     Row {
         capabilities: &[("mac", r#""02:00:00:00:00:2a""#)],
-        allowed: &BRIDGE_MAC,
+        allowed: &NO_GATEWAY,
         ..row(
             "a bridge and a MAC address from the runtime",
             "bridge",
@@ -184,11 +190,11 @@ const ROWS: [Row; 24] = [
     },
     Row {
         args: &[("IgnoreUnknown", "1"), ("MAC", MAC), ("K8S_POD_NAME", "pod")],
-        allowed: &BRIDGE_MAC,
+        allowed: &NO_GATEWAY,
         ..row("a bridge and a MAC address from the arguments", "bridge", |_| json!({ "bridge": "br0" }))
     },
     Row {
-        allowed: &BRIDGE_MAC,
+        allowed: &NO_GATEWAY,
         ..row(
             "a bridge and a MAC address from args.cni",
             "bridge",
@@ -206,7 +212,7 @@ const ROWS: [Row; 24] = [
         })
     },
     Row {
-        allowed: &BRIDGE_MAC,
+        allowed: &NO_GATEWAY,
         ..row("a bridge whose names are not its addresses'", "bridge", |_| {
             json!({ "bridge": "br0", "dns": { "nameservers": ["10.7.0.2"], "search": ["example.org"] },
                 "ipam": { "type": "static", "addresses": [{ "address": "10.7.0.5/24" }],
@@ -215,7 +221,7 @@ const ROWS: [Row; 24] = [
     },
     Row {
         capabilities: &[("ips", r#"["10.7.0.77/24"]"#)],
-        allowed: &BRIDGE_MAC,
+        allowed: &NO_GATEWAY,
         ..row(
             "a bridge and an address from the runtime",
             "bridge",

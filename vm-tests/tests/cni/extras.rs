@@ -1,5 +1,4 @@
 //! Keys that concern more than links: the label of a tap, the description of a device.
-#![expect(clippy::indexing_slicing, reason = "keys of JSON values are set by index")]
 
 use std::path::Path;
 

@@ -29,6 +29,7 @@ fn ipvlan_serves_containers_and_vms_in_every_mode() {
                 ipvlan_containers(stage, mode)
             })?;
             stage.step(&format!("VMs, {mode}"), |stage| ipvlan_vms(stage, mode))?;
+            stage.step(&format!("limits, {mode}"), |stage| ipvlan_limits(stage, mode))?;
         }
         Ok(())
     });
@@ -191,6 +192,39 @@ fn ipvlan_vms(stage: &mut Stage, mode: &str) -> Result<()> {
                 &with_previous(&ipvlan(mode, address, &json!({})), stage.result(pod)?),
             )?;
             stage.delete(pod, &ipvlan(mode, address, &json!({})))?;
+        }
+        Ok(())
+    })
+}
+
+/// What reaches a pod and what leaves it goes through the devices that hold it back; a container's of mode `l3s` cannot.
+fn ipvlan_limits(stage: &mut Stage, mode: &str) -> Result<()> {
+    let bandwidth = json!({ "ingressRate": 80_000_000_u64, "ingressBurst": 800_000, "egressRate": 80_000_000_u64, "egressBurst": 800_000 });
+    let (guest, container) =
+        (json!({ "bandwidth": bandwidth }), json!({ "bandwidth": bandwidth, "tap": false }));
+    let (guest, container) = (ipvlan(mode, "10.1.0.1", &guest), ipvlan(mode, "10.1.0.2", &container));
+    stage.with_pods(&["a", "b", "vm-a"], |stage| {
+        if mode == "l3s" {
+            let error = stage.fails("ADD", "b", &container)?;
+            ensure!(error.get("code") == Some(&json!(7)) && error.to_string().contains("l3s"), "{error}");
+            return Ok(());
+        }
+        let (vm, other) = (stage.add("a", &guest)?, stage.add("b", &container)?);
+        stage.plug("a", TAP, "vm-a", MTU)?;
+        stage.address("vm-a", INTERFACE, "10.1.0.1")?;
+        stage.reaches("vm-a", "10.1.0.2")?;
+        let shaper = stage.node.succeed("ip -n b -o link show type ifb | cut -d ' ' -f 2 | tr -d :")?;
+        for (pod, device) in [("a", TAP), ("a", INTERFACE), ("b", INTERFACE), ("b", shaper.trim())] {
+            let queue = stage.node.look(&format!("tc -n {pod} -s -j qdisc show dev {device} root"))?;
+            let passed = queue.pointer("/0/packets").and_then(Value::as_u64).unwrap_or_default();
+            ensure!(
+                queue.pointer("/0/kind") == Some(&json!("tbf")) && passed > 0,
+                "{pod}, {device}: {queue}"
+            );
+        }
+        for (pod, configuration, result) in [("a", &guest, vm), ("b", &container, other)] {
+            stage.call("CHECK", pod, &with_previous(configuration, result))?;
+            stage.delete(pod, configuration)?;
         }
         Ok(())
     })

@@ -1,6 +1,10 @@
 //! `ctr run --cni` with our plugin as the machine's default network.
 
-use vm_tests::cni::Containerd;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use anyhow::ensure;
+use vm_tests::cni::{Container, Containerd};
 
 use crate::stage::{self, GATEWAY, PORT, VERSION, bridge, network};
 
@@ -26,6 +30,27 @@ fn containers_reach_gateway_neighbour_and_outside_and_leave_nothing() -> anyhow:
     // The other still works.
     stage::ping(two.namespace(), GATEWAY)?;
     two.stop()?;
+    node.comes_back_to(&before, &[], &[])
+}
+
+#[test]
+fn containers_that_come_at_once_have_addresses_of_their_own() -> anyhow::Result<()> {
+    let node = stage::node()?;
+    let containerd = Containerd::start(&node, &network(VERSION, &[bridge()]))?;
+    containerd.run("first")?.stop()?;
+    let before = node.snapshot(&[])?;
+    let ids: Vec<String> = (0..6).map(|number| format!("c{number}")).collect();
+    let containers = containerd.run_all(&ids)?;
+    let addresses: Vec<Ipv4Addr> = containers
+        .iter()
+        .map(|container| stage::address(container.namespace(), "eth0"))
+        .collect::<anyhow::Result<_>>()?;
+    let different: BTreeSet<&Ipv4Addr> = addresses.iter().collect();
+    ensure!(different.len() == ids.len(), "{addresses:?}");
+    for (container, neighbour) in containers.iter().zip(addresses.iter().cycle().skip(1)) {
+        stage::ping(container.namespace(), *neighbour)?;
+    }
+    containers.into_iter().try_for_each(Container::stop)?;
     node.comes_back_to(&before, &[], &[])
 }
 

@@ -80,16 +80,17 @@ fn faults() -> Vec<Fault> {
             ..fault("another device has the VNI", "vxlan", "vxlan77")
         },
         Fault {
-            on_node: "ip route add 10.7.0.2/32 dev up0 scope link",
-            ..fault("the node has a route to the very address", "ptp", "10.7.0.2")
+            keys: |stage| json!({ "ipam": with(&with(&leases(&stage.node), "rangeStart", json!("10.7.0.9")), "rangeEnd", json!("10.7.0.9")) }),
+            on_node: "ip route add 10.7.0.9/32 dev up0 scope link",
+            ..fault("the node has a route to the very address", "ptp", "10.7.0.9")
         },
         Fault {
             on_node: "ip address flush dev br0; ip address add 10.7.0.254/24 dev br0",
             ..fault("the bridge has another address", "bridge with everything", "10.7.0.254")
         },
         Fault {
-            on_node: "nft add table bridge sluice; nft delete table bridge sluice; \
-                      nft 'add table bridge sluice; add chain bridge sluice mac'",
+            on_node: "nft delete table bridge sluice; nft add table bridge sluice; \
+                      nft 'add chain bridge sluice prerouting { type filter hook prerouting priority 5; }'",
             ..fault("somebody has a chain of our name", "bridge with everything for a container", "sluice")
         },
         Fault {
@@ -97,6 +98,13 @@ fn faults() -> Vec<Fault> {
             ..fault("the master is gone", "macvlan", "up0")
         },
     ];
+    faults.extend(of_several_rows());
+    faults
+}
+
+/// What can happen in several modes.
+fn of_several_rows() -> Vec<Fault> {
+    let mut faults = Vec::new();
     for row in ["bridge", "bridge with everything", "ptp", "vxlan", "vxlan on a bridge that stays"] {
         faults.push(Fault { in_pod: TAKEN, ..fault("the tap's name is taken", row, "tap1") });
     }
@@ -150,7 +158,7 @@ fn fails_cleanly(fault: &Fault) -> anyhow::Result<()> {
     // What a first attachment leaves is there; then something comes in between.
     stage.warm_up(&config, &who)?;
     for (key, value) in (fault.keys)(&stage).as_object().into_iter().flatten() {
-        config[key] = value.clone();
+        config = with(&config, key, value.clone());
     }
     shell(stage.node.host()?, fault.on_node, &[])?;
     shell(stage.node.pod(0)?, fault.in_pod, &[])?;

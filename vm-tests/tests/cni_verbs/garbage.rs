@@ -56,7 +56,7 @@ fn list_of_the_valid_may_be_null_but_not_missing() -> anyhow::Result<()> {
     ] {
         let mut bad = config.clone();
         if let Some(list) = list {
-            bad["cni.dev/valid-attachments"] = list;
+            bad = with(&bad, "cni.dev/valid-attachments", list);
         }
         let failure = stage.run(&stage.network_call("GC", &bad))?.failure().context(what)?;
         ensure!(failure.code == 7 && failure.msg.contains("cni.dev/valid-attachments"), "{what}: {failure}");

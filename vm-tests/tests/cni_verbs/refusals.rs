@@ -81,7 +81,7 @@ fn wrong_key_is_refused_by_name_and_nothing_changes() -> anyhow::Result<()> {
             let what = || format!("{}: {} {}", wrong.row, wrong.key, wrong.value);
             let mut config = config.clone();
             for (key, value) in (wrong.keys)(&stage).as_object().into_iter().flatten() {
-                config[key] = value.clone();
+                config = with(&config, key, value.clone());
             }
             let failure = stage.run(&stage.call("ADD", &config, &who))?.failure().with_context(what)?;
             if !matches!(failure.code, 2 | 7)

@@ -11,12 +11,10 @@ pub(crate) struct Row {
     pub(crate) keys: fn(&Node) -> Value,
     /// Where the addresses come from, a lease is kept.
     pub(crate) leases: bool,
-    /// It makes links in the pod or on the node.
-    pub(crate) links: bool,
 }
 
 const fn row(name: &'static str, leases: bool, keys: fn(&Node) -> Value) -> Row {
-    Row { name, keys, leases, links: true }
+    Row { name, keys, leases }
 }
 
 pub(crate) const ROWS: [Row; 14] = [
@@ -27,7 +25,7 @@ pub(crate) const ROWS: [Row; 14] = [
         |_| json!({ "mode": "tap", "uplink": "eth0", "tapName": "vm0", "multiQueue": true, "mtu": 1400 }),
     ),
     row("none", false, |_| json!({ "mode": "none" })),
-    Row { links: false, ..row("passt", false, |_| json!({ "mode": "passt" })) },
+    row("passt", false, |_| json!({ "mode": "passt" })),
     row("bridge", false, |_| json!({ "mode": "bridge", "bridge": "br0" })),
     row("bridge with everything", true, |node| bridge_with_everything(node, true)),
     row("bridge with everything for a container", true, |node| bridge_with_everything(node, false)),
@@ -49,7 +47,8 @@ pub(crate) const ROWS: [Row; 14] = [
 ];
 
 pub(crate) fn row_called(name: &str) -> Row {
-    *ROWS.iter().find(|row| row.name == name).expect("a row of this name")
+    let found = ROWS.into_iter().find(|row| row.name == name);
+    found.unwrap_or_else(|| unreachable!("no row is called {name}"))
 }
 
 /// 10.7.0.2 and up.

@@ -72,7 +72,7 @@ impl Stage {
         let mut config =
             json!({ "cniVersion": "1.1.0", "name": "net", "type": "sluice", "stateDir": self.node.state() });
         for (key, value) in keys.as_object().into_iter().flatten() {
-            config[key] = value.clone();
+            config = with(&config, key, value.clone());
         }
         config
     }
@@ -158,14 +158,6 @@ impl Stage {
         self.node.comes_back_to(before, &[], &[])
     }
 
-    /// But for what is in pods.
-    pub(crate) fn node_is_as(&self, before: &Snapshot) -> anyhow::Result<()> {
-        self.has_no_journal()?;
-        self.has_no_device()?;
-        let outside_pods = |snapshot: &Snapshot| snapshot.without(&["pod0/", "pod1/", "pod2/", "outside/"]);
-        outside_pods(before).compare(&outside_pods(&self.snapshot()?), &[])
-    }
-
     fn has_no_journal(&self) -> anyhow::Result<()> {
         let left = self.journals();
         ensure!(left.is_empty(), "the state folder has {left:?}");
@@ -208,7 +200,9 @@ pub(crate) fn shell(namespace: &Namespace, line: &str, variables: &[(&str, &str)
 
 pub(crate) fn with(config: &Value, key: &str, value: Value) -> Value {
     let mut config = config.clone();
-    config[key] = value;
+    if let Some(config) = config.as_object_mut() {
+        config.insert(key.to_owned(), value);
+    }
     config
 }
 
@@ -217,7 +211,8 @@ pub(crate) fn port(result: &Value) -> String {
     let interfaces = result["interfaces"].as_array().cloned().unwrap_or_default();
     let names =
         interfaces.iter().filter(|one| one.get("sandbox").is_none()).filter_map(|one| one["name"].as_str());
-    names.filter(|name| name.starts_with("veth")).next_back().unwrap_or_default().to_owned()
+    let mut names = names;
+    names.rfind(|name| name.starts_with("veth")).unwrap_or_default().to_owned()
 }
 
 fn own_devices(node: &Node) -> anyhow::Result<PathBuf> {

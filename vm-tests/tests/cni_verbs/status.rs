@@ -101,7 +101,7 @@ fn what_a_node_lacks_is_named() -> anyhow::Result<()> {
         let stage = Stage::new(1)?;
         let mut config = stage.config(&row_called(lack.row));
         for (key, value) in (lack.keys)(&stage).as_object().into_iter().flatten() {
-            config[key] = value.clone();
+            config = with(&config, key, value.clone());
         }
         if lack.attached {
             stage.add(&config, &stage.who(0)?).with_context(what)?;
@@ -118,7 +118,7 @@ fn what_a_node_lacks_is_named() -> anyhow::Result<()> {
 fn range_without_an_address_left_is_named() -> anyhow::Result<()> {
     let stage = Stage::new(2)?;
     let mut config = stage.config(&row_called("bridge with everything"));
-    config["ipam"] = with(&leases(&stage.node), "rangeEnd", json!("10.7.0.2"));
+    config = with(&config, "ipam", with(&leases(&stage.node), "rangeEnd", json!("10.7.0.2")));
     let status = stage.network_call("STATUS", &config);
     stage.run(&status)?.silent()?;
     let (who, next) = (stage.who(0)?, stage.who(1)?);

@@ -77,15 +77,16 @@ const ROUTES: &[&str] = &[FULL_CONTAINER, PTP_CONTAINER, MACVLAN, VXLAN_CONTAINE
 /// Those with a tap beside the runtime's interface.
 const BESIDE: &[&str] = &[BRIDGE, FULL, PTP, VXLAN, VXLAN_NAMED];
 
-const CHANGES: [Change; 47] = [
+const CHANGES: [Change; 48] = [
     change("another MAC", INTERFACES, Pod, "ip link set net1 address 02:00:00:00:00:99", "net1's MAC"),
     change("another MTU", INTERFACES, Pod, "ip link set net1 mtu 1300", "net1's MTU"),
     change("the interface down", INTERFACES, Pod, "ip link set net1 down", "net1 is up"),
-    change("the interface gone", INTERFACES, Pod, "ip link del net1", "net1"),
+    change("the interface gone", &[NONE, MACVLAN, MACVTAP], Pod, "ip link del net1", "net1"),
+    change("the interface gone, and the node's end with it", PAIRS, Pod, "ip link del net1", "$PORT"),
     change("the interface renamed", INTERFACES, Pod, "ip link set net1 down name other up", "net1"),
     change(
         "the interface replaced",
-        &[FULL, PTP, MACVLAN, MACVTAP, NONE],
+        &[MACVLAN, MACVTAP, NONE],
         Pod,
         "ip link del net1; ip link add net1 type bridge; ip link set net1 up",
         "net1",

@@ -226,7 +226,7 @@ fn talk(a: &mut Vm, b: &mut Vm, ends: &[(usize, &Wire); 2]) -> Result<()> {
     let address = &there.address;
     let fits = mtu - 28;
     let mut script = format!(
-        "set -e\n{PING} -c 2 -i 0.2 -w 20 {address}\n\
+        "set -e\nuntil {PING} -c 2 -i 0.2 -w 5 {address}; do :; done\n\
          {PING} -c 1 -w 20 -M do -s {fits} {address}\n! {PING} -c 1 -W 1 -M do -s {} {address}\n",
         fits + 1
     );

@@ -1,7 +1,7 @@
 //! VMs, and what stands for them, on taps that our CNI plugin made: who reaches whom, in every mode.
 #![expect(
     clippy::tests_outside_test_module,
-    clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "a folder of integration tests is a test module"
 )]
 

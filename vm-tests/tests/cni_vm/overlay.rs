@@ -56,7 +56,7 @@ fn guests_of_three_nodes_reach_each_other_through_listed_peers() {
 #[test]
 fn guests_of_three_nodes_reach_each_other_through_a_multicast_group() {
     let stages = cluster(3, 1).unwrap();
-    let _guests = guests(&stages, |_| json!({ "group": GROUP })).unwrap();
+    let _guests = guests(&stages, |_| json!({ "multicastGroup": GROUP })).unwrap();
     all_reach_all(&stages).unwrap();
 }
 

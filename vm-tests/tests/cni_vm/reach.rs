@@ -94,7 +94,10 @@ fn guests_of_a_bridge() {
             on_tap(stage, pod, &stage.config("bridge", &keys))
         });
         let pair = pair.unwrap();
-        assert_eq!(u64::from(pair.mtu), keys.get("mtu").and_then(Value::as_u64).unwrap_or(MTU.into()));
+        assert_eq!(
+            u64::from(pair.mtu),
+            keys.get("mtu").and_then(Value::as_u64).unwrap_or_else(|| MTU.into())
+        );
         pair.addresses(24, 64).unwrap();
         pair.reach_each_other().unwrap();
         pair.mtu_edges(SLACK).unwrap();
@@ -150,6 +153,18 @@ fn guests_of_an_overlay() {
     }
 }
 
+/// The bridge of an overlay has several on one node.
+#[test]
+fn guests_of_an_overlay_on_one_node() {
+    let pair = Pair::new(cluster(1, 2).unwrap(), |stage, pod| {
+        let keys = json!({ "vni": 7, "device": UPLINK, "peers": [node_address(1), node_address(2)] });
+        on_tap(stage, pod, &stage.config("vxlan", &keys))
+    });
+    let pair = pair.unwrap();
+    pair.addresses(24, 64).unwrap();
+    pair.reach_each_other().unwrap();
+}
+
 /// Each guest has its address alone, and a way to all else; or, by IPv4, thinks that the other is on its link.
 #[test]
 fn guests_of_a_routed_pair() {
@@ -164,7 +179,7 @@ fn guests_of_a_routed_pair() {
     pair.addresses(24, 128).unwrap();
     for number in [0, 1] {
         let guest = pair.stage(number).unwrap().guest(number).unwrap();
-        guest.ip(&format!("-6 route add fd00:1::1 dev {NIC}\n-6 route add default via fd00:1::1\n")).unwrap();
+        guest.ip(&format!("route add fd00:1::1 dev {NIC}\nroute add default via fd00:1::1\n")).unwrap();
     }
     pair.reach_each_other().unwrap();
     pair.mtu_edges(0).unwrap();

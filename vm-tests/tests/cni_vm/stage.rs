@@ -211,7 +211,7 @@ fn ping(from: &Namespace, options: &[&str], to: &str) -> Result<Output> {
 /// Counts, from now on, packets that reach a node and that `matching` holds for.
 pub(crate) fn count(namespace: &Namespace, matching: &str) -> Result<()> {
     namespace.nft(&format!(
-        "table ip seen {{ chain all {{ type filter hook prerouting priority -310; {matching} counter }} }}\n"
+        "table ip seen {{\nchain packets {{\ntype filter hook prerouting priority -310\n{matching} counter\n}}\n}}\n"
     ))
 }
 

@@ -76,7 +76,7 @@ fn translator(path: &Path<'_>, findings: &mut Findings) {
     let value = |setting: &str| path.facts.pod.setting(setting).unwrap_or_default().to_owned();
     let first = value(ports);
     if first != "0" {
-        let what = format!("{first}: a translator that is not root cannot listen on ports below");
+        let what = format!("{first}, so that a translator without root cannot listen below it");
         findings.add("translator-ports", Place::Pod, &ports.replace('/', "."), what, recreate(path.record));
     }
     let groups: Vec<u32> = value(pings).split_whitespace().filter_map(|number| number.parse().ok()).collect();
@@ -115,7 +115,7 @@ fn routed_in_pod(path: &Path<'_>, findings: &mut Findings) {
         }
         if pod.forwards(to.is_ipv4()) == Some(false) {
             let name = forwarding(to.is_ipv4()).replace('/', ".");
-            let what = "0: the pod forwards nothing between the VM and its NIC";
+            let what = "0, so that the pod forwards nothing between the VM and its NIC";
             findings.add("forwarding-off", Place::Pod, &name, what, recreate(path.record));
         }
     }
@@ -183,10 +183,7 @@ fn narrow(place: Place, link: &Link, before: &Link, findings: &mut Findings) {
 /// Links that every frame passes, without the bridge, whose own MTU is that of its address.
 fn way<'a>(path: &Path<'a>) -> impl Iterator<Item = (Place, &'a Link)> + use<'a> {
     let pod = path.tap.into_iter().chain(path.nic).map(|link| (Place::Pod, link));
-    let parent = match path.beyond {
-        Beyond::Parent { parent } => Some(parent),
-        _ => None,
-    };
+    let parent = if let Beyond::Parent { parent } = path.beyond { Some(parent) } else { None };
     pod.chain(path.end().into_iter().chain(parent).map(|link| (Place::Node, link)))
 }
 

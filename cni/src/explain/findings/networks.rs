@@ -143,7 +143,7 @@ fn routing(path: &Path<'_>, findings: &mut Findings) {
     for v4 in families(path) {
         if node.forwards(v4) == Some(false) {
             let name = forwarding(v4).replace('/', ".");
-            let what = "0: the node forwards nothing of the VM's, masqueraded or not";
+            let what = "0, so that the node forwards nothing of the VM's, masqueraded or not";
             findings.add(
                 "forwarding-off",
                 Place::Node,

@@ -88,7 +88,7 @@ const ROWS: &[Row] = &[
     (fixture::gateway, |f| f.marks.as_mut().unwrap()[1].frames = Some(3), "mac-refused", "veth7", "3 frames dropped: the guest sends from another MAC than 02:00:00:00:00:05"),
     (fixture::gateway, |f| f.marks = Some(Vec::new()), "rules-missing", "table sluice", "none of the attachment's rules is left: no masquerading, port mappings or check of its MAC"),
     (fixture::gateway, |f| f.marks = None, "", "", ""),
-    (fixture::gateway, |f| set(f, "net/ipv4/ip_forward", "0"), "forwarding-off", "net.ipv4.ip_forward", "0: the node forwards nothing of the VM's, masqueraded or not"),
+    (fixture::gateway, |f| set(f, "net/ipv4/ip_forward", "0"), "forwarding-off", "net.ipv4.ip_forward", "0, so that the node forwards nothing of the VM's, masqueraded or not"),
     (fixture::bridge, |f| set(f, "net/ipv4/ip_forward", "0"), "", "", ""),
     (fixture::gateway, |f| set(f, "net/ipv4/conf/br0/rp_filter", "1"), "", "", ""),
     (fixture::gateway, |f| { set(f, "net/ipv4/conf/br0/rp_filter", "1"); f.node.routes[0] = route("10.7.0.0/24", None, UPLINK); }, "rp-filter", "br0", "rp_filter is strict, and the way back to 10.7.0.2 goes through eth1: its packets are dropped"),
@@ -101,9 +101,9 @@ const ROWS: &[Row] = &[
     (fixture::vxlan, |f| node(f, VXLAN).mtu = 1400, "mtu-narrows", "vxlan42", "MTU 1400 is below tap0's 1450: longer packets are lost here"),
     (fixture::vxlan, |f| remove(f, "vxlan42"), "link-missing", "vxlan42", "gone, and the attachment was made with it"),
     // Routes.
-    (fixture::ptp, |f| set(f, "net/ipv4/ip_forward", "0"), "forwarding-off", "net.ipv4.ip_forward", "0: the node forwards nothing of the VM's, masqueraded or not"),
+    (fixture::ptp, |f| set(f, "net/ipv4/ip_forward", "0"), "forwarding-off", "net.ipv4.ip_forward", "0, so that the node forwards nothing of the VM's, masqueraded or not"),
     (fixture::ptp, |f| set(f, "net/ipv4/conf/veth7/proxy_arp", "0"), "proxy-arp-off", "veth7", "proxy_arp is 0: nobody answers the guest's ARP for its own network"),
-    (fixture::ptp, |f| drop(f.node.routes.remove(0)), "route-missing", "veth7", "what the node sends to 10.8.0.2 goes through eth1, not through veth7"),
+    (fixture::ptp, |f| { f.node.routes.remove(0); }, "route-missing", "veth7", "what the node sends to 10.8.0.2 goes through eth1, not through veth7"),
     (fixture::ptp, |f| f.node.routes.clear(), "route-missing", "veth7", "what the node sends to 10.8.0.2 has no route, not through veth7"),
     // A link of the node beneath.
     (fixture::macvtap, |f| node(f, UPLINK).up = false, "link-down", "eth1", "down"),
@@ -112,9 +112,9 @@ const ROWS: &[Row] = &[
     (fixture::macvtap, |f| f.devices.clear(), "device-missing", "/dev/tap2", "the device node of eth0 is gone: QEMU cannot open it"),
     (fixture::macvtap, |f| { f.devices.insert(NIC, Device { user: 0, group: 0 }); }, "device-user", "/dev/tap2", "belongs to user 0; QEMU, which runs as 107, is refused"),
     (fixture::ipvlan, |f| f.pod.routes.clear(), "guest-route-missing", "tap0", "the pod does not route 10.9.0.2 to it"),
-    (fixture::ipvlan, |f| drop(f.pod.settings.insert("net/ipv4/ip_forward".to_owned(), "0".to_owned())), "forwarding-off", "net.ipv4.ip_forward", "0: the pod forwards nothing between the VM and its NIC"),
+    (fixture::ipvlan, |f| drop(f.pod.settings.insert("net/ipv4/ip_forward".to_owned(), "0".to_owned())), "forwarding-off", "net.ipv4.ip_forward", "0, so that the pod forwards nothing between the VM and its NIC"),
     // The translator's pod.
-    (fixture::passt, |f| drop(f.pod.settings.insert("net/ipv4/ip_unprivileged_port_start".to_owned(), "1024".to_owned())), "translator-ports", "net.ipv4.ip_unprivileged_port_start", "1024: a translator that is not root cannot listen on ports below"),
+    (fixture::passt, |f| drop(f.pod.settings.insert("net/ipv4/ip_unprivileged_port_start".to_owned(), "1024".to_owned())), "translator-ports", "net.ipv4.ip_unprivileged_port_start", "1024, so that a translator without root cannot listen below it"),
     (fixture::passt, |f| drop(f.pod.settings.insert("net/ipv4/ping_group_range".to_owned(), "1\t0".to_owned())), "translator-pings", "net.ipv4.ping_group_range", "without group 107: the VM's pings do not leave"),
 ];
 

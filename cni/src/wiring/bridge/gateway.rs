@@ -1,15 +1,15 @@
 //! The bridge as the network's gateway: its address, forwarding, masquerading. It must never take an address away unless
 //! `forceAddress` says so.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use super::options::Options;
 use crate::netlink::{AddressOptions, Change, Kind, Link, Netlink, NewLink, NewVlan, Peer, existing_ok};
-use crate::protocol::{CniError, CniResult, Code, Route};
-use crate::sysctl;
-use crate::wiring::pod_interface::made_link;
+use crate::protocol::{CniError, CniResult, Route};
+use crate::wiring::pod_interface::{made_link, sysctl_if_there};
+use crate::wiring::routing::{everything, first_host, forward};
 use crate::wiring::settings::interface_name;
 use crate::wiring::site::{Site, View, changed};
 
@@ -28,6 +28,10 @@ pub(super) fn prepare(
         for ip in &result.ips {
             if let Some(gateway) = ip.gateway {
                 let address = with_prefix(gateway, ip.address);
+                if gateway.is_ipv6() {
+                    // Off since the bridge was made for a network without a gateway.
+                    sysctl_if_there(&format!("net/ipv6/conf/{}/disable_ipv6", device.name), "0")?;
+                }
                 assign(site.host, &device, address, options.force_address)?;
                 forward(gateway)?;
             }
@@ -75,14 +79,17 @@ fn interface(options: &Options, host: &Netlink, bridge: &Link) -> Result<Link, C
         return Ok(bridge.clone());
     };
     let name = device_name(options, bridge)?;
-    if let Some(link) = host.link(&name)? {
-        return Ok(link);
-    }
     let port = format!("veth{:04}{:07x}", vlan, bridge.index);
     let peer = Peer { mtu: Some(bridge.mtu), ..Peer::new(&port, None) };
     let pair = NewLink { up: true, mtu: Some(bridge.mtu), ..NewLink::new(&name, Kind::Veth { peer }) };
+    // Also where it is there: an ADD that made it may have been killed before the rest.
     existing_ok(host.create(&pair))?;
-    let port = made_link(host, &port)?;
+    let end = made_link(host, &name)?;
+    let Some(port) = host.link(&port)?.filter(|port| port.parent == Some(end.index)) else {
+        let why =
+            format!("a link {name} is on the node, and it is not the one that this plugin makes for a VLAN");
+        return Err(CniError::config("vlan", vlan, &why));
+    };
     host.change(
         port.index,
         &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() },
@@ -91,13 +98,14 @@ fn interface(options: &Options, host: &Netlink, bridge: &Link) -> Result<Link, C
         port.index,
         &NewVlan { first: vlan, last: vlan, pvid: true, untagged: true, on_bridge_itself: false },
     )?;
-    if vlan != 1 {
+    for other in host.vlans(port.index)?.iter().filter(|other| other.id != vlan) {
+        let (first, last) = (other.id, other.id);
         host.delete_vlan(
             port.index,
-            &NewVlan { first: 1, last: 1, pvid: false, untagged: false, on_bridge_itself: false },
+            &NewVlan { first, last, pvid: false, untagged: false, on_bridge_itself: false },
         )?;
     }
-    made_link(host, &name)
+    Ok(end)
 }
 
 fn device_name(options: &Options, bridge: &Link) -> Result<String, CniError> {
@@ -136,34 +144,6 @@ fn assign(host: &Netlink, device: &Link, address: IpNet, force: bool) -> Result<
     let options = AddressOptions { no_dad: true, ..AddressOptions::default() };
     existing_ok(host.add_address(device.index, address, options))?;
     Ok(())
-}
-
-/// Lets the node forward, if it does not yet.
-pub(in crate::wiring) fn forward(family: IpAddr) -> Result<(), CniError> {
-    let path = match family {
-        IpAddr::V4(_) => "net/ipv4/ip_forward",
-        IpAddr::V6(_) => "net/ipv6/conf/all/forwarding",
-    };
-    let failed = |error: sysctl::SysctlError| CniError::new(Code::Internal, error.to_string());
-    if sysctl::read(path).map_err(failed)?.trim() == "1" {
-        return Ok(());
-    }
-    sysctl::write(path, "1").map_err(failed)
-}
-
-/// The first address of a network that a host may have, which is the gateway's unless IPAM says otherwise.
-pub(in crate::wiring) fn first_host(address: IpNet) -> IpAddr {
-    match address.trunc() {
-        IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()).wrapping_add(1)).into(),
-        IpNet::V6(net) => Ipv6Addr::from(u128::from(net.network()).wrapping_add(1)).into(),
-    }
-}
-
-pub(in crate::wiring) fn everything(family: IpAddr) -> IpNet {
-    match family {
-        IpAddr::V4(_) => Ipv4Net::default().into(),
-        IpAddr::V6(_) => Ipv6Net::default().into(),
-    }
 }
 
 fn with_prefix(gateway: IpAddr, beside: IpNet) -> IpNet {

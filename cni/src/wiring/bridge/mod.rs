@@ -2,7 +2,7 @@
 //! bridge, which others use too, nor change what it was made with.
 
 mod options;
-pub(super) mod gateway;
+mod gateway;
 mod port;
 mod overlay;
 
@@ -10,12 +10,11 @@ use super::pod_interface::{self, on_node};
 use super::rules::{self, Wanted};
 use super::shaping::{self, Place};
 use super::site::{Call, Site, View, changed, existing, same};
-use super::{Wiring, pod_tap};
+use super::{Wiring, kernel, pod_tap};
 use crate::ipam;
 use crate::journal::{SHARED_LINKS, Step};
 use crate::netlink::{Change, Details, Kind, Link, Netlink, NetlinkError, NewLink, existing_ok};
 use crate::protocol::{CniError, CniResult, Code, MacAddress};
-use crate::tap;
 use options::Options;
 use overlay::Overlay;
 
@@ -36,6 +35,10 @@ impl Bridge {
     pub(super) fn read_overlay(call: &Call) -> Result<Self, CniError> {
         let overlay = Overlay::read(call)?;
         let mut options = Options::read(call)?;
+        if options.vlans.is_some() {
+            let why = "an overlay is one network: each of its own has a vni";
+            return Err(CniError::config(options.vlan_key(), "given", why));
+        }
         if !options.named {
             options.bridge = overlay.bridge_name();
         }
@@ -67,21 +70,50 @@ impl Bridge {
     fn ensure(&self, host: &Netlink, mtu: Option<u32>) -> Result<Link, CniError> {
         let name = &self.options.bridge;
         if let Some(link) = host.link(name)? {
-            return self.usable(link);
+            let link = self.ensure_usable(host, link)?;
+            self.refuse_wider(host, &link, mtu)?;
+            return Ok(link);
         }
         let kind = Kind::Bridge { vlan_filtering: self.options.vlans.is_some(), default_pvid: None };
         match host.create(&NewLink { mtu, ..NewLink::new(name, kind) }) {
             Ok(()) => {}
             // Another ADD made it a moment ago.
-            Err(NetlinkError::Exists { .. }) => return self.usable(pod_interface::made_link(host, name)?),
+            Err(NetlinkError::Exists { .. }) => {
+                return self.ensure_usable(host, pod_interface::made_link(host, name)?);
+            }
             Err(error) => return Err(CniError::internal(format!("making bridge {name}: {error}"))),
         }
-        pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
-        let link = pod_interface::made_link(host, name)?;
+        pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+        if !self.options.is_gateway {
+            // Guests have no business with the node's own services, which listen on link-local addresses too. A bridge
+            // that answers for neighbours has to know them, which it does not without IPv6: it has no such address.
+            let answers = self.overlay.as_ref().is_some_and(|overlay| overlay.suppress);
+            let key = if answers { "addr_gen_mode" } else { "disable_ipv6" };
+            pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/{key}"), "1")?;
+        }
+        self.ensure_usable(host, pod_interface::made_link(host, name)?)
+    }
+
+    /// Sets it up if it is down: just made, or by an ADD that was killed in between.
+    fn ensure_usable(&self, host: &Netlink, link: Link) -> Result<Link, CniError> {
+        let link = self.usable(link)?;
+        if link.up {
+            return Ok(link);
+        }
         // An address that was set stays when ports come and go; neighbours remember it as the gateway's.
         let pinned = Change { mac: link.mac, up: Some(true), ..Change::default() };
         host.change(link.index, &pinned)?;
-        pod_interface::made_link(host, name)
+        pod_interface::made_link(host, &link.name)
+    }
+
+    /// A port beyond the bridge's MTU would lose what is longer at every other port.
+    fn refuse_wider(&self, host: &Netlink, bridge: &Link, mtu: Option<u32>) -> Result<(), CniError> {
+        let Some(mtu) = mtu.filter(|mtu| *mtu > bridge.mtu) else { return Ok(()) };
+        let links = host.links()?;
+        let narrow = links.iter().find(|link| link.master == Some(bridge.index) && link.mtu < mtu);
+        let Some(narrow) = narrow else { return Ok(()) };
+        let why = format!("above {}'s, a port of {}, which is {}", narrow.name, bridge.name, narrow.mtu);
+        Err(CniError::config("mtu", mtu, &why))
     }
 
     fn usable(&self, link: Link) -> Result<Link, CniError> {
@@ -140,7 +172,9 @@ impl Bridge {
                     "this link is a port of another bridge",
                 ));
             }
-            site.journal.will(Step::Port { name: link.name.clone() })?;
+            if link.master.is_none() {
+                site.journal.will(Step::Port { name: link.name.clone() })?;
+            }
             return Ok((link, None));
         }
         let mac = call.config.mac(&call.environment)?;
@@ -152,7 +186,7 @@ impl Bridge {
             // By the kernel, at random; whoever asks for this very one later is refused.
             site.journal.mac(chosen, &bridge.name)?;
         }
-        pod_interface::mute_node_end(call, &port);
+        pod_interface::mute_node_end(call, &port)?;
         Ok((port, Some(inside)))
     }
 }
@@ -206,18 +240,14 @@ impl Wiring for Bridge {
             same(&format!("{}'s promiscMode", bridge.name), &bridge.promiscuous, &true)?;
         }
         let end = |step: &Step| {
-            if let Step::HostLink { name } | Step::Port { name } = step {
-                Some(name.clone())
-            } else {
-                None
-            }
+            if let Step::HostLink { name } | Step::Port { name } = step { Some(name.clone()) } else { None }
         };
         let name = view.entry.steps.iter().find_map(end);
         let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
         let port = existing(view.host, &name, "on the node")?;
         port::check(&self.options, view, &bridge, &port)?;
         pod_interface::check_mtu(previous, &port)?;
-        rules::check(call, self.rules(&port, previous)?, previous)?;
+        rules::check(call, self.rules(&port, previous)?, previous, &bridge)?;
         if view.entry.steps.iter().any(|step| matches!(step, Step::Port { .. })) {
             return Ok(());
         }
@@ -248,10 +278,7 @@ impl Wiring for Bridge {
         }
         self.overlay.as_ref().map_or(Ok(()), |overlay| overlay.ready(host))?;
         rules::ready(self.options.masquerade, self.options.spoof_check)?;
-        if call.settings.tap.wanted {
-            tap::available().map_err(|error| CniError::new(Code::NotAvailable, error.to_string()))?;
-        }
-        Ok(())
+        kernel::ready(call)
     }
 
     fn leftovers(&self, call: &Call) -> Vec<Step> {

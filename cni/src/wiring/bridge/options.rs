@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 
-use crate::netlink::{Link, Netlink};
+use crate::netlink::{Details, Link, Netlink};
 use crate::protocol::{CniError, CniResult};
 use crate::wiring::settings::interface_name;
 use crate::wiring::site::Call;
@@ -181,16 +181,22 @@ fn vlan(id: i64) -> Option<u16> {
 }
 
 /// "it should accept any previous result that includes a host-side interface" (CNI's conventions, "Chained plugins"): the
-/// first link on the node that is no bridge.
+/// first on the node that is one end of a pod's.
 pub(super) fn given_port(previous: &CniResult, host: &Netlink) -> Result<Link, CniError> {
     for interface in previous.interfaces.iter().filter(|interface| interface.sandbox.is_none()) {
-        if let Some(link) = host.link(&interface.name)?
-            && link.kind.as_deref() != Some("bridge")
+        let Some(link) = host.link(&interface.name)? else { continue };
+        // A pod's end, made for it: never a NIC of the node, whatever the result says.
+        let is_end = matches!(link.details, Details::Veth | Details::Tun(_));
+        let mac = link.mac.map(|mac| mac.to_string());
+        let is_meant = interface.mac.as_ref().is_none_or(|meant| Some(meant.to_lowercase()) == mac);
+        if is_end
+            && is_meant
+            && host.addresses(Some(link.index))?.iter().all(|address| !address.network.addr().is_ipv4())
         {
             return Ok(link);
         }
     }
     let names: Vec<&str> = previous.interfaces.iter().map(|interface| interface.name.as_str()).collect();
-    let why = "no link of the node among the interfaces, that could be made a port of the bridge";
+    let why = "no link of the node among the interfaces that is a veth's end or a tap without an address";
     Err(CniError::config("prevResult", format!("[{}]", names.join(", ")), why))
 }

@@ -10,7 +10,7 @@ use crate::netlink::{
     Change, Details, FdbEntry, Kind, Link, Netlink, NewLink, PortChange, Vxlan, existing_ok,
 };
 use crate::protocol::{CniError, Code, MacAddress};
-use crate::wiring::pod_interface::made_link;
+use crate::wiring::pod_interface::{made_link, sysctl_if_there};
 use crate::wiring::settings::interface_name;
 use crate::wiring::site::{Call, Site, View, changed, existing, same};
 
@@ -100,13 +100,21 @@ impl Overlay {
         if let Some(name) = &keys.device {
             interface_name("device", name)?;
         }
-        let ends = keys.peers.iter().chain(&keys.local).chain(&keys.group);
+        let others = keys.neighbours.iter().map(|neighbour| &neighbour.peer);
+        let ends = keys.peers.iter().chain(&keys.local).chain(&keys.group).chain(others);
         if ends.clone().any(IpAddr::is_ipv4) && ends.clone().any(IpAddr::is_ipv6) {
-            let shown: Vec<String> = ends.map(ToString::to_string).collect();
+            let shown: Vec<String> = ends.clone().map(ToString::to_string).collect();
             return Err(CniError::config(
                 "peers",
                 shown.join(", "),
                 "IPv4 and IPv6 cannot be mixed in one overlay",
+            ));
+        }
+        if keys.local.is_none() && keys.group.is_none() && ends.clone().any(IpAddr::is_ipv6) {
+            return Err(CniError::config(
+                "local",
+                "missing",
+                "between IPv6 nodes each needs its own address here: the kernel takes IPv4 for granted",
             ));
         }
         if let Some(odd) = keys.peers.iter().find(|peer| peer.is_multicast() || peer.is_unspecified()) {
@@ -189,6 +197,10 @@ impl Overlay {
         let link = match host.link(&name)? {
             Some(link) => {
                 self.same_as(&link).map_err(|why| CniError::config("vni", self.vni, &why))?;
+                if link.master.is_some_and(|master| master != bridge.index) {
+                    let why = format!("{name} is on the node already, as a port of another bridge");
+                    return Err(CniError::config("vni", self.vni, &why));
+                }
                 link
             }
             None => {
@@ -201,6 +213,8 @@ impl Overlay {
                     ..NewLink::new(&name, Kind::Vxlan(self.settings()))
                 };
                 existing_ok(host.create(&new))?;
+                // It has nothing of its own to say, and what it said would reach every peer.
+                sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")?;
                 made_link(host, &name)?
             }
         };
@@ -214,17 +228,32 @@ impl Overlay {
         if self.suppress {
             host.set_port(link.index, &PortChange { neigh_suppress: Some(true), ..PortChange::default() })?;
         }
-        let ours = addresses(host)?;
-        for peer in self.peers.iter().filter(|peer| !ours.contains(peer)) {
+        let own = addresses(host)?;
+        if ours {
+            self.forget_former_peers(host, &link)?;
+        }
+        for peer in self.peers.iter().filter(|peer| !own.contains(peer)) {
             existing_ok(host.fdb_add(link.index, &entry(EVERYBODY, false, Some(*peer))))?;
         }
-        for neighbour in self.neighbours.iter().filter(|neighbour| !ours.contains(&neighbour.peer)) {
+        for neighbour in self.neighbours.iter().filter(|neighbour| !own.contains(&neighbour.peer)) {
             let mac = neighbour.mac.octets();
             existing_ok(host.fdb_add(link.index, &entry(mac, false, Some(neighbour.peer))))?;
             existing_ok(host.fdb_add(link.index, &entry(mac, true, None)))?;
             if self.suppress {
                 existing_ok(host.add_neighbour(bridge.index, neighbour.ip, neighbour.mac, true))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Nodes that the configuration no longer has.
+    fn forget_former_peers(&self, host: &Netlink, link: &Link) -> Result<(), CniError> {
+        let is_former = |entry: &FdbEntry| {
+            entry.mac == EVERYBODY
+                && entry.dst.is_some_and(|dst| Some(dst) != self.group && !self.peers.contains(&dst))
+        };
+        for former in host.fdb(link.index)?.iter().filter(|entry| is_former(entry)) {
+            host.fdb_delete(link.index, former)?;
         }
         Ok(())
     }
@@ -238,7 +267,8 @@ impl Overlay {
         let table = view.host.fdb(link.index)?;
         let ours = addresses(view.host)?;
         for peer in self.peers.iter().filter(|peer| !ours.contains(peer)) {
-            if !table.iter().any(|entry| entry.mac == EVERYBODY && entry.dst == Some(*peer)) {
+            let is_peer = |entry: &&FdbEntry| entry.mac == EVERYBODY && entry.dst == Some(*peer);
+            if !table.iter().find(is_peer).is_some_and(|entry| entry.permanent) {
                 return Err(changed(format!("{} no longer sends to peer {peer}", link.name)));
             }
         }
@@ -287,6 +317,9 @@ impl Overlay {
         if self.local.is_some() && settings.local != self.local {
             return differs("local", format!("{:?}", settings.local), format!("{:?}", self.local));
         }
+        if settings.learning != self.learning {
+            return differs("learning", settings.learning.to_string(), self.learning.to_string());
+        }
         if settings.remote != self.group {
             return differs("multicastGroup", format!("{:?}", settings.remote), format!("{:?}", self.group));
         }
@@ -301,7 +334,8 @@ fn addresses(host: &Netlink) -> Result<Vec<IpAddr>, CniError> {
 }
 
 fn entry(mac: [u8; 6], on_master: bool, dst: Option<IpAddr>) -> FdbEntry {
-    FdbEntry { mac, on_master, vlan: None, dst, permanent: false }
+    // What is not permanent is forgotten after five minutes, also while it is in use.
+    FdbEntry { mac, on_master, vlan: None, dst, permanent: true }
 }
 
 fn missing(local: IpAddr) -> CniError {

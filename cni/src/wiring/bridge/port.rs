@@ -1,12 +1,9 @@
 //! A port of the bridge: what it lets through. It must never touch another port.
 
 use super::options::{Options, Vlans};
-use crate::netlink::{Change, Link, NewVlan, PortChange};
+use crate::netlink::{Change, Details, Link, NewVlan, PortChange};
 use crate::protocol::CniError;
 use crate::wiring::site::{Site, View, changed, same};
-
-/// The VLAN that the kernel gives each port of a bridge that filters.
-const DEFAULT_VLAN: u16 = 1;
 
 /// Makes `port` a port of `bridge`, up, with all that the configuration asks of it.
 pub(super) fn enslave(
@@ -33,10 +30,10 @@ pub(super) fn enslave(
         for wanted in vlans.wanted() {
             site.host.add_vlan(port.index, &wanted)?;
         }
-        if !vlans.has_default() {
+        if let Some(default) = given(bridge).filter(|default| !vlans.has(*default)) {
             let default = NewVlan {
-                first: DEFAULT_VLAN,
-                last: DEFAULT_VLAN,
+                first: default,
+                last: default,
                 pvid: false,
                 untagged: false,
                 on_bridge_itself: false,
@@ -67,10 +64,22 @@ pub(super) fn check(options: &Options, view: &View<'_>, bridge: &Link, port: &Li
             same(&format!("whether VLAN {id} is {name}'s untagged one"), &there.pvid, &wanted.pvid)?;
         }
     }
-    if !vlans.has_default() && is.iter().any(|vlan| vlan.id == DEFAULT_VLAN) {
-        return Err(changed(format!("{name} has VLAN {DEFAULT_VLAN} again")));
+    if let Some(default) = given(bridge).filter(|default| !vlans.has(*default))
+        && is.iter().any(|vlan| vlan.id == default)
+    {
+        return Err(changed(format!("{name} has VLAN {default} again")));
     }
     Ok(())
+}
+
+/// The VLAN that this bridge gives each new port: 1, unless its owner says otherwise, or says none.
+const fn given(bridge: &Link) -> Option<u16> {
+    if let Details::Bridge { default_pvid, .. } = bridge.details
+        && default_pvid != 0
+    {
+        return Some(default_pvid);
+    }
+    None
 }
 
 impl Vlans {
@@ -93,10 +102,10 @@ impl Vlans {
         trunk.chain(untagged).collect()
     }
 
-    /// Whether the port keeps, or has on its own account, what the kernel gives it.
-    fn has_default(&self) -> bool {
-        let in_trunk = self.trunk.iter().any(|range| range.contains(&DEFAULT_VLAN));
+    /// Whether the port keeps, or has on its own account, what the bridge gives it.
+    fn has(&self, default: u16) -> bool {
+        let in_trunk = self.trunk.iter().any(|range| range.contains(&default));
         // Without an untagged VLAN of its own a trunk leaves frames without a tag where they were.
-        self.keep_default || self.untagged.is_none_or(|id| id == DEFAULT_VLAN) || in_trunk
+        self.keep_default || self.untagged.is_none_or(|id| id == default) || in_trunk
     }
 }

@@ -29,6 +29,16 @@ pub struct Container<'c> {
 impl Containerd<'_> {
     /// Runs a container attached to the default network. What a plugin or `ctr` complains of is in the error.
     pub fn run(&self, id: &str) -> anyhow::Result<Container<'_>> {
+        self.begin(id)?.runs(self)
+    }
+
+    /// The same of several at once.
+    pub fn run_all(&self, ids: &[String]) -> anyhow::Result<Vec<Container<'_>>> {
+        let begun: Vec<Begun> = ids.iter().map(|id| self.begin(id)).collect::<anyhow::Result<_>>()?;
+        begun.into_iter().map(|begun| begun.runs(self)).collect()
+    }
+
+    fn begin(&self, id: &str) -> anyhow::Result<Begun> {
         let pid_file = self.folder.join(format!("{id}.pid"));
         let _ = std::fs::remove_file(&pid_file);
         let mut command = self.ctr(NAMESPACE)?;
@@ -39,18 +49,8 @@ impl Containerd<'_> {
             .arg("--rootfs")
             .arg(self.folder.join("rootfs"))
             .args([id, &format!("/{}", image::PAUSE_NAME)]);
-        let mut ctr =
-            Child::spawn(&format!("ctr run {id}"), command, &self.folder.join(format!("{id}.log")))?;
-        let mut process = None;
-        wait_for(RUN_LIMIT, "a container to run", || {
-            process = self.running(&pid_file);
-            process.is_some() || ctr.has_ended()
-        })
-        .with_context(|| ctr.log())?;
-        let process = process.with_context(|| format!("ctr run {id} ended: {}", ctr.log()))?;
-        let namespace = Namespace::found(&process.join("ns/net").to_string_lossy())
-            .with_context(|| format!("the network namespace of {id}"))?;
-        Ok(Container { daemon: self, id: id.to_owned(), ctr, namespace })
+        let ctr = Child::spawn(&format!("ctr run {id}"), command, &self.folder.join(format!("{id}.log")))?;
+        Ok(Begun { id: id.to_owned(), ctr, pid_file })
     }
 
     /// The container's folder below /proc, once it is the program and no longer runc that runs.
@@ -59,6 +59,30 @@ impl Containerd<'_> {
         let process = self.path(&Path::new("/proc").join(pid.trim()));
         let program = std::fs::read_to_string(process.join("comm")).ok()?;
         (program.trim() == image::PAUSE_NAME).then_some(process)
+    }
+}
+
+/// `ctr run` at work.
+#[derive(Debug)]
+struct Begun {
+    id: String,
+    ctr: Child,
+    pid_file: PathBuf,
+}
+
+impl Begun {
+    fn runs<'c>(mut self, daemon: &'c Containerd<'c>) -> anyhow::Result<Container<'c>> {
+        let mut process = None;
+        wait_for(RUN_LIMIT, "a container to run", || {
+            process = daemon.running(&self.pid_file);
+            process.is_some() || self.ctr.has_ended()
+        })
+        .with_context(|| self.ctr.log())?;
+        let Self { id, ctr, .. } = self;
+        let process = process.with_context(|| format!("ctr run {id} ended: {}", ctr.log()))?;
+        let namespace = Namespace::found(&process.join("ns/net").to_string_lossy())
+            .with_context(|| format!("the network namespace of {id}"))?;
+        Ok(Container { daemon, id, ctr, namespace })
     }
 }
 
