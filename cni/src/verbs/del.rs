@@ -1,8 +1,10 @@
 //! DEL: nothing of the attachment is left, whatever of it there was. Missing things are no errors.
 
+use std::path::Path;
+
 use crate::attachment::Attachment;
 use crate::journal::{Entry, Step, Store};
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, NamespaceError};
 use crate::netlink::Netlink;
 use crate::protocol::{CniError, Config, Environment};
 use crate::undo::Undo;
@@ -20,7 +22,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     let host = Netlink::open()?;
     let mut journal = store.lock(&attachment)?;
     let entry = journal.entry().clone();
-    let pod = pod(environment, &entry);
+    let pod = pod(environment, &entry)?;
 
     let mut steps = entry.steps;
     if entry.header.is_none() {
@@ -53,11 +55,28 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
 
 /// The namespace that ADD worked in, if it is still there: as the runtime names it now, or as it did then. The runtime may
 /// have removed it, or say nothing; of another one of the same path nothing is ours.
-fn pod(environment: &Environment, entry: &Entry) -> Option<Namespace> {
+///
+/// Fails where it cannot be told: what is taken for gone is not undone, and not written down any more.
+fn pod(environment: &Environment, entry: &Entry) -> Result<Option<Namespace>, CniError> {
     let named = environment.netns.as_ref().filter(|path| !path.as_os_str().is_empty());
-    let named = named.and_then(|_| super::pod(environment).ok());
-    let Some(header) = &entry.header else { return named };
-    named.into_iter().chain(Namespace::open(&header.netns).ok()).find(|pod| entry.made_in(pod))
+    let named = named.map(|path| there(path)).transpose()?.flatten();
+    // Our own is no pod's, since ADD refuses it. What was made on the node goes nevertheless.
+    let named = named.filter(|_| super::pod(environment).is_ok());
+    let Some(header) = &entry.header else { return Ok(named) };
+    if let Some(named) = named.filter(|pod| entry.made_in(pod)) {
+        return Ok(Some(named));
+    }
+    Ok(there(&header.netns)?.filter(|pod| entry.made_in(pod)))
+}
+
+fn there(path: &Path) -> Result<Option<Namespace>, CniError> {
+    match Namespace::open(path) {
+        Ok(pod) => Ok(Some(pod)),
+        Err(NamespaceError::NotFound(_) | NamespaceError::NotANamespace(_)) => Ok(None),
+        Err(NamespaceError::Io { path, source }) => {
+            Err(CniError::io(format!("opening namespace {}", path.display()), source))
+        }
+    }
 }
 
 /// Without a journal: the links in the pod that bear our mark, and what leads to them.

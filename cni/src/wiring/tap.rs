@@ -26,6 +26,9 @@ pub(super) struct Tap {
 
 impl Tap {
     pub(super) fn read(config: &Config) -> Result<Self, CniError> {
+        if config.ipam_type().is_some() {
+            return Err(CniError::config("ipam", "given", "mode tap leaves the NIC's addresses as they are"));
+        }
         let mut mode: Self = config.read()?;
         mode.uplink = mode.uplink.filter(|name| !name.is_empty());
         if let Some(name) = &mode.uplink {
