@@ -1,7 +1,7 @@
 //! The log: on stderr, which a runtime shows when a call fails, and in a file where the configuration names one. It must
 //! never write to stdout, which is the answer, and never fail a call.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Mutex;
@@ -16,7 +16,7 @@ pub fn start(stdin: &[u8]) {
     let config = serde_json::from_slice::<Value>(stdin).unwrap_or(Value::Null);
     let level = text(&config, "logLevel").and_then(|level| level.parse().ok()).unwrap_or(Level::INFO);
     let file = text(&config, "logFile").filter(|path| path.starts_with('/')).and_then(|path| {
-        let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+        let opened = regular(path);
         opened.inspect_err(|error| eprintln!("logFile {path}: {error}")).ok()
     });
     let writer = match file {
@@ -27,6 +27,14 @@ pub fn start(stdin: &[u8]) {
     let subscriber =
         fmt().with_max_level(level).with_target(false).with_ansi(false).with_writer(writer).finish();
     let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// Not what a link leads to, nor a pipe that nobody reads: root must not be led elsewhere, nor held up.
+fn regular(path: &str) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }
 
 /// A key's value in whatever case, as all of the configuration is read.

@@ -117,10 +117,14 @@ impl Undo<'_> {
         Ok(())
     }
 
-    fn neighbour(&mut self, link: &str, address: std::net::IpAddr, _mac: MacAddress) -> Result<(), CniError> {
-        self.host
-            .link(link)?
-            .map_or(Ok(()), |link| Ok(self.host.delete_neighbour(link.index, address).map(drop)?))
+    fn neighbour(&mut self, link: &str, address: std::net::IpAddr, mac: MacAddress) -> Result<(), CniError> {
+        let Some(link) = self.host.link(link)? else { return Ok(()) };
+        let all = self.host.neighbours(link.index)?;
+        // With another MAC it is of whoever has the address since.
+        if all.iter().any(|one| one.ip == address && one.mac == Some(mac)) {
+            self.host.delete_neighbour(link.index, address)?;
+        }
+        Ok(())
     }
 
     /// Works on a link of the pod, if both are there.
