@@ -12,7 +12,9 @@ const LONGEST_CONFIG_BYTES: u64 = 4 << 20;
 
 fn main() -> ExitCode {
     let variable = |name: &str| std::env::var(name).ok();
-    if let Some(code) = label::child(std::env::args_os().skip(1).filter_map(|argument| argument.into_string().ok())) {
+    if let Some(code) =
+        label::child(std::env::args_os().skip(1).filter_map(|argument| argument.into_string().ok()))
+    {
         return code;
     }
     if std::env::args_os().len() > 1 {

@@ -4,11 +4,17 @@ use std::fs;
 use std::io;
 
 use crate::attachment::Attachment;
-use crate::journal::{Entry, Journal, RULES, SHARED_LINKS, Step, Store};
+use crate::journal::{Journal, RULES, SHARED_LINKS, Step, Store};
 use crate::namespace::Namespace;
 use crate::netlink::{Change, Link, Netlink};
 use crate::nft::{Nft, NftError};
 use crate::protocol::{CniError, Config, Environment, MacAddress};
+use crate::sysctl::{self, SysctlError};
+
+/// Whether the node sends to 127.0.0.0/8 by this link.
+pub fn local_route(link: &str) -> String {
+    format!("net/ipv4/conf/{link}/route_localnet")
+}
 
 /// What undoing needs.
 #[derive(Debug)]
@@ -65,6 +71,7 @@ impl Undo<'_> {
             }),
             Step::Port { name } => self.port(name),
             Step::SharedLink { name } => self.shared(step, name),
+            Step::LocalRoute { link } => self.local_route(step, link),
             Step::Rules => self.rules(),
             Step::DeviceNode { path } | Step::File { path } => match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -109,10 +116,24 @@ impl Undo<'_> {
     /// The last that goes takes it along.
     fn shared(&mut self, step: &Step, name: &str) -> Result<(), CniError> {
         let _alone = self.store.lock_shared(SHARED_LINKS)?;
-        if !self.store.is_shared(name, self.attachment)? {
+        if !self.store.is_shared(step, self.attachment)? {
             self.host.delete(name)?;
         }
         // Still alone: of two that go at a time, the second must not wait for the first's journal to go.
+        self.journal.undone(step);
+        Ok(())
+    }
+
+    /// The last with mapped ports behind the link closes it.
+    fn local_route(&mut self, step: &Step, link: &str) -> Result<(), CniError> {
+        let _alone = self.store.lock_shared(RULES)?;
+        if !self.store.is_shared(step, self.attachment)? {
+            match sysctl::write(&local_route(link), "0") {
+                // The link is gone.
+                Ok(()) | Err(SysctlError::NotFound(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         self.journal.undone(step);
         Ok(())
     }
@@ -137,12 +158,5 @@ impl Undo<'_> {
         let inside = Netlink::within(pod)?;
         let Some(link) = inside.link(name)? else { return Ok(()) };
         work(&inside, link)
-    }
-}
-
-impl Entry {
-    /// Whether the attachment uses this link that several share.
-    pub fn shares(&self, name: &str) -> bool {
-        self.steps.iter().any(|step| matches!(step, Step::SharedLink { name: shared } if shared == name))
     }
 }

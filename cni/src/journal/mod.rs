@@ -47,6 +47,19 @@ pub struct Store {
     directory: PathBuf,
 }
 
+/// A lock on what several share, held as long as it lives. Its file goes with it; who waits for it finds that.
+#[derive(Debug)]
+pub struct Alone {
+    _file: File,
+    path: PathBuf,
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 /// Who an attachment is for and where it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
@@ -134,9 +147,10 @@ impl Store {
     }
 
     /// Serialises what several attachments share, such as a bridge that comes with the first and goes with the last.
-    pub fn lock_shared(&self, name: &str) -> Result<File, CniError> {
+    pub fn lock_shared(&self, name: &str) -> Result<Alone, CniError> {
         self.prepare()?;
-        lock::exclusively(&self.directory.join(format!("{name}.lock")))
+        let path = self.directory.join(format!("{name}.lock"));
+        Ok(Alone { _file: lock::exclusively(&path)?, path })
     }
 
     /// Removes the files that nothing was written to, of calls that were killed before they did anything. One that is
@@ -154,11 +168,11 @@ impl Store {
         }
     }
 
-    /// Whether an attachment other than this one uses a link that several share.
-    pub fn is_shared(&self, name: &str, ours: &Attachment) -> Result<bool, CniError> {
+    /// Whether an attachment other than this one took the same step, of those whose trace several share.
+    pub fn is_shared(&self, step: &Step, ours: &Attachment) -> Result<bool, CniError> {
         let is_another =
             |entry: &Entry| entry.header.as_ref().is_some_and(|header| header.attachment != *ours);
-        Ok(self.entries()?.iter().any(|entry| is_another(entry) && entry.shares(name)))
+        Ok(self.entries()?.iter().any(|entry| is_another(entry) && entry.steps.contains(step)))
     }
 
     /// `attachment` or, if nothing is written down of it, what the runtime calls the same: its mode was another at ADD.
@@ -427,9 +441,13 @@ mod tests {
         }
         let mut first = store.lock(&attachment("eth0", None)).unwrap();
         let mut second = store.lock(&attachment("eth1", None)).unwrap();
-        assert!(store.is_shared("br", &attachment("eth0", None)).unwrap());
+        assert!(
+            store.is_shared(&Step::SharedLink { name: "br".to_owned() }, &attachment("eth0", None)).unwrap()
+        );
         first.undone(&shared());
-        assert!(!store.is_shared("br", &attachment("eth1", None)).unwrap());
+        assert!(
+            !store.is_shared(&Step::SharedLink { name: "br".to_owned() }, &attachment("eth1", None)).unwrap()
+        );
         second.undone(&shared());
         assert_eq!(second.entry().steps, []);
     }

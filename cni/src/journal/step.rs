@@ -34,6 +34,8 @@ pub enum Step {
     SharedLink { name: String },
     /// Rules in nf_tables marked with the attachment's id.
     Rules,
+    /// The node sends to 127.0.0.0/8 by this link of its own (`route_localnet`), for mapped ports.
+    LocalRoute { link: String },
     /// A node in the host's /dev.
     DeviceNode { path: PathBuf },
     /// A file of ours that the runtime asked for.

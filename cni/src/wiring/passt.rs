@@ -40,7 +40,11 @@ struct Keys {
 impl Passt {
     pub(super) fn read(config: &Config) -> Result<Self, CniError> {
         if config.ipam_type().is_some() {
-            return Err(CniError::config("ipam", "given", "mode passt leaves the pod's addresses as they are"));
+            return Err(CniError::config(
+                "ipam",
+                "given",
+                "mode passt leaves the pod's addresses as they are",
+            ));
         }
         let keys: Keys = config.read()?;
         let socket = keys.socket.filter(|socket| !socket.as_os_str().is_empty());

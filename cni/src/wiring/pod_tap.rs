@@ -65,7 +65,8 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
             return Err(CniError::config("selinuxContext", format!("{label:?}"), &why));
         }
         Err(error) => {
-            let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+            let source =
+                std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
             return Err(CniError::internal(format!("making tap {name}: {error}{source}")));
         }
     }

@@ -10,6 +10,8 @@ use crate::journal::{RULES, Step, Store};
 use crate::netlink::Link;
 use crate::nft::{self, Nft, Rule};
 use crate::protocol::{CniError, CniResult, Code, MacAddress, Protocol};
+use crate::sysctl;
+use crate::undo::local_route;
 
 /// What a mode's own keys ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +47,13 @@ pub(super) fn install(
         .map_err(|error| refused(&error))?;
     if targets.iter().any(|(ip, _)| ip.addr().is_ipv4()) {
         // So that the node reaches a mapped port at 127.0.0.1 too. The rules that keep others out of there come first.
-        sysctl_if_there(&format!("net/ipv4/conf/{}/route_localnet", device.name), "1")?;
+        let (path, step) = (local_route(&device.name), Step::LocalRoute { link: device.name.clone() });
+        let is_open = sysctl::read(&path).is_ok_and(|value| value.trim() == "1");
+        // What an administrator opened stays open.
+        if !is_open || site.store.is_shared(&step, &call.attachment)? {
+            site.journal.will(step)?;
+            sysctl_if_there(&path, "1")?;
+        }
     }
     Ok(())
 }

@@ -74,12 +74,13 @@ fn links(record: &Record) -> impl Iterator<Item = (Place, &str)> {
         Step::SharedLink { name } | Step::HostShaper { name } | Step::Port { name } => {
             Some((Place::Node, name.as_str()))
         }
-        Step::PodLink { name }
-        | Step::PodRedirect { name, .. }
-        | Step::PodShaper { name } => Some((Place::Pod, name.as_str())),
+        Step::PodLink { name } | Step::PodRedirect { name, .. } | Step::PodShaper { name } => {
+            Some((Place::Pod, name.as_str()))
+        }
         Step::HostLink { .. }
         | Step::Lease
         | Step::Rules
+        | Step::LocalRoute { .. }
         | Step::DeviceNode { .. }
         | Step::File { .. }
         | Step::Neighbour { .. }

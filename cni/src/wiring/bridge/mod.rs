@@ -298,7 +298,7 @@ fn share(site: &mut Site<'_>, name: &str) -> Result<bool, CniError> {
     let ours = site.journal.entry().header.as_ref().map(|header| header.attachment.clone());
     if let (Some(link), Some(ours)) = (site.host.link(name)?, ours)
         && link.alias.as_deref() != Some(SHARED)
-        && !site.store.is_shared(name, &ours)?
+        && !site.store.is_shared(&Step::SharedLink { name: name.to_owned() }, &ours)?
     {
         return Ok(false);
     }
