@@ -54,6 +54,7 @@ fn call(config: &Value) -> Result<Call, CniError> {
         network: config.name.clone(),
         container: environment.container_id.clone(),
         interface: environment.interface.clone(),
+        beside: None,
     };
     let settings = Settings::read(&config)?;
     Ok(Call { environment, config, attachment, settings })
