@@ -73,8 +73,8 @@ pub(super) fn refuse_mappings(call: &Call) -> Result<(), CniError> {
     if mappings.is_empty() {
         return Ok(());
     }
-    let count = format!("of {} ports in mode {}", mappings.len(), call.settings.mode.as_str());
-    Err(CniError::unsupported("portMappings", count, why))
+    let why = format!("there are none in mode {}: {why}", call.settings.mode.as_str());
+    Err(CniError::unsupported("portMappings", mappings.len(), &why))
 }
 
 /// CHECK of [`install`].

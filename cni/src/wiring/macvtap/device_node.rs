@@ -88,8 +88,8 @@ pub(super) fn check(view: &View<'_>, link: &Link, owner: u32, group: u32) -> Res
     if !there.file_type().is_char_device() || there.rdev() != number {
         return Err(changed(format!("{shown} is not {}'s device", link.name)));
     }
-    same(&format!("{shown}'s user"), &there.uid(), &owner)?;
-    same(&format!("{shown}'s group"), &there.gid(), &group)?;
+    let owners = format!("{}:{}", there.uid(), there.gid());
+    same(&format!("{shown}'s owner"), &owners, &format!("{owner}:{group}"))?;
     same(&format!("{shown}'s mode"), &(there.mode() & PERMISSIONS), &OWNERS.bits())
 }
 
