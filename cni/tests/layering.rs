@@ -1,7 +1,6 @@
 //! A module uses only those declared above it in `lib.rs`, which are in the order a call passes them.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::tests_outside_test_module,
     reason = "the whole file is a test"
 )]

@@ -154,7 +154,10 @@ mod tests {
         let arguments = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let ours = tags(&[]).unwrap();
         assert_eq!(ours[0], concat!("sluice/sluice-sidecar:", env!("CARGO_PKG_VERSION")));
-        assert_eq!(tags(&arguments(&["--tag", "a:5/b:1"])).unwrap(), ["a:5/b/sluice-sidecar:1", "a:5/b/sluice-cni:1"]);
+        assert_eq!(
+            tags(&arguments(&["--tag", "a:5/b:1"])).unwrap(),
+            ["a:5/b/sluice-sidecar:1", "a:5/b/sluice-cni:1"]
+        );
         for (bad, word) in [(&["--push"][..], "--push"), (&["--tag", "a"], "colon")] {
             let error = tags(&arguments(bad)).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
