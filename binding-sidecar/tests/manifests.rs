@@ -1,12 +1,6 @@
 //! What we tell a cluster, and what the book tells its administrator, is what the code does: manifests are valid, and their
 //! names, paths and keys are the code's.
-#![expect(
-    clippy::tests_outside_test_module,
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "the whole file is tests"
-)]
+#![expect(clippy::tests_outside_test_module, clippy::indexing_slicing, reason = "the whole file is tests")]
 
 mod manifests_support;
 

@@ -2,7 +2,6 @@
 #![expect(
     clippy::tests_outside_test_module,
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "the whole file is tests"
 )]

@@ -1,9 +1,5 @@
 //! A module uses only those declared above it in `lib.rs`, which are in the order a call passes them.
-#![expect(
-    clippy::unwrap_used,
-    clippy::tests_outside_test_module,
-    reason = "the whole file is a test"
-)]
+#![expect(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "the whole file is a test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
