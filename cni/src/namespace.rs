@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FsWord, Mode, OFlags, fstat, fstatfs, open};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// A network namespace that lives at least as long as this.
@@ -73,10 +74,12 @@ impl Namespace {
         Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
     }
 
-    /// Device and inode, which no other namespace has while this one lives.
+    /// What no other namespace has. Its inode is given away again once it is gone, so with it comes the cookie that the
+    /// kernel numbers namespaces by (`SO_NETNS_COOKIE`, Linux 5.14), or before that the device.
     pub fn identity(&self) -> io::Result<(u64, u64)> {
         let status = fstat(&self.file)?;
-        Ok((status.st_dev, status.st_ino))
+        let cookie = self.run(cookie)?;
+        Ok((cookie.unwrap_or(status.st_dev), status.st_ino))
     }
 
     /// Does `work` inside, on this thread.
@@ -124,6 +127,25 @@ impl Drop for WayHome {
 
 fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
     Ok(move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?)
+}
+
+/// Of the namespace that this thread is in; none where the kernel has none.
+fn cookie() -> Option<u64> {
+    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
+    let mut cookie: u64 = 0;
+    let mut size = libc::socklen_t::try_from(size_of::<u64>()).ok()?;
+    #[expect(unsafe_code, reason = "rustix does not have this option")]
+    // SAFETY: the kernel writes at most `size` bytes to `cookie`, which has as many, and then their number to `size`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    (result == 0).then_some(cookie)
 }
 
 /// Asks the kernel without entering: a namespace of another type must not be mistaken for one of the network.

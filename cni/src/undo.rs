@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use crate::attachment::Attachment;
 use crate::journal::{Journal, RULES, SHARED_LINKS, Step, Store};
@@ -73,6 +74,10 @@ impl Undo<'_> {
             Step::SharedLink { name } => self.shared(step, name),
             Step::LocalRoute { link } => self.local_route(step, link),
             Step::Rules => self.rules(),
+            Step::DeviceNode { path } if !is_of_a_tap(path) => {
+                let shown = path.display();
+                Err(CniError::internal(format!("a journal names {shown}, which is no tap's device node")))
+            }
             Step::DeviceNode { path } | Step::File { path } => match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     Err(CniError::io(format!("removing {}", path.display()), error))
@@ -159,4 +164,10 @@ impl Undo<'_> {
         let Some(link) = inside.link(name)? else { return Ok(()) };
         work(&inside, link)
     }
+}
+
+/// `/dev/tap` and an index.
+fn is_of_a_tap(path: &Path) -> bool {
+    let index = path.to_str().and_then(|path| path.strip_prefix("/dev/tap"));
+    index.is_some_and(|index| !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit()))
 }

@@ -93,6 +93,12 @@ fn spawn(program: &Path, verb: Command, environment: &Environment, config: &[u8]
     {
         command.env("CNI_PATH", path);
     }
+    if environment.of_another {
+        // What the runtime said of the attachment that it called for.
+        for name in ["CNI_ARGS", "CNI_NETNS"] {
+            command.env_remove(name);
+        }
+    }
     let mut tries = BUSY_TRIES;
     loop {
         command.stdin(holding(config)?);

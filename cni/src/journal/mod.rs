@@ -13,10 +13,10 @@ mod step;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Signal, geteuid, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::Attachment;
@@ -34,6 +34,9 @@ pub const SHARED_LINKS: &str = "shared-links";
 /// Who changes or lists rules holds this lock: a list that is changed meanwhile has to be read again, and where dozens of
 /// pods come and go at once it would never be read to its end.
 pub const RULES: &str = "rules";
+
+/// The mode's bits that let the group or everybody write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Far longer than any journal; a file that has grown past it is none of ours.
 const LONGEST_BYTES: u64 = 1 << 20;
@@ -68,7 +71,7 @@ pub struct Header {
     pub mode: String,
     /// The pod's namespace as the runtime named it.
     pub netns: PathBuf,
-    /// Device and inode of that namespace: another of the same name is another.
+    /// [`Namespace::identity`] of it: another of the same name is another.
     pub netns_identity: (u64, u64),
 }
 
@@ -128,7 +131,17 @@ impl Store {
             .recursive(true)
             .mode(0o700)
             .create(&self.directory)
-            .map_err(|error| CniError::io(format!("making stateDir {}", self.directory.display()), error))
+            .map_err(|error| CniError::io(format!("making stateDir {}", self.directory.display()), error))?;
+        let shown = self.directory.display();
+        let there = fs::symlink_metadata(&self.directory)
+            .map_err(|error| CniError::io(format!("looking at stateDir {shown}"), error))?;
+        // What is written in it is done as root.
+        let is_ours = there.uid() == geteuid().as_raw() && there.mode() & WRITABLE_BY_OTHERS == 0;
+        if there.is_dir() && is_ours {
+            return Ok(());
+        }
+        let why = "must be a folder of this user's that no other may write to";
+        Err(CniError::config("stateDir", shown, why))
     }
 
     /// The journal of `attachment`, locked; made if it is not there.

@@ -53,6 +53,15 @@ impl Config {
         Ok(config)
     }
 
+    /// The network's configuration without what the runtime said of one attachment, for the sake of another.
+    #[must_use]
+    pub fn of_another(&self) -> Self {
+        let Ok(Value::Object(mut keys)) = serde_json::from_slice(&self.raw) else { return self.clone() };
+        keys.retain(|key, _| !OF_ONE.iter().any(|of_one| key.eq_ignore_ascii_case(of_one)));
+        // What was read once is read again.
+        Self::parse(Value::Object(keys).to_string().as_bytes()).unwrap_or_else(|_| self.clone())
+    }
+
     /// The whole configuration as a `T`, whose fields are named in lower case (`#[serde(rename = "isgateway")]`). Keys
     /// unknown to `T` are accepted; null counts as absent.
     ///
@@ -144,6 +153,9 @@ impl Config {
         })
     }
 }
+
+/// Keys that a runtime puts into the configuration for one attachment.
+const OF_ONE: [&str; 3] = ["prevResult", "runtimeConfig", "args"];
 
 /// What VERSION prints. The specification wants the version of the question again; a question that cannot be read gets the
 /// newest version, as Go's plugins answer every one.

@@ -71,6 +71,8 @@ pub struct Environment {
     pub path: Vec<PathBuf>,
     /// The plugin may be in the namespace it wires (`CNI_NETNS_OVERRIDE`, only Go's library has it).
     pub netns_override: bool,
+    /// It is of another attachment than the runtime called for, of which the process's own variables say nothing.
+    pub of_another: bool,
 }
 
 impl Environment {
@@ -100,6 +102,7 @@ impl Environment {
             path: Vec::new(),
             netns_override: given("CNI_NETNS_OVERRIDE")
                 .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true")),
+            of_another: false,
         };
         if command.requires(Variable::Path) {
             let path = given("CNI_PATH").unwrap_or_default();
@@ -301,6 +304,7 @@ mod tests {
             arguments: Arguments { mac: Some("m".to_owned()), ..Arguments::default() },
             path: vec![PathBuf::from("/opt/cni/bin"), PathBuf::from("/usr/lib/cni")],
             netns_override: false,
+            of_another: false,
         };
         assert_eq!(read(&changes), Ok(expected));
     }

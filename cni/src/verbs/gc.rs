@@ -17,16 +17,23 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     let store = Store::new(Settings::state_directory(config));
     let host = Netlink::open()?;
     let mut failures = Vec::new();
+    let mut known_or_busy = valid.clone();
     for entry in store.entries()? {
         let Some(header) = entry.header else { continue };
         let attachment = &header.attachment;
         let keep = known.contains(&(attachment.container.as_str(), attachment.interface.as_str()));
         if attachment.network == config.name && !keep {
-            failures.extend(sweep::remove(&store, &host, config, environment, attachment, |_| true));
+            match store.lock_at_once(attachment) {
+                // Another call is at work on it: its lease is none to release either.
+                Ok(None) => known_or_busy.push((attachment.container.clone(), attachment.interface.clone())),
+                Ok(Some(_)) | Err(_) => {
+                    failures.extend(sweep::remove(&store, &host, config, environment, attachment, |_| true));
+                }
+            }
         }
     }
     store.remove_empty();
     // Last, so that it also finds what the lines above could not release.
-    failures.extend(ipam::gc(config, environment, &valid).err());
+    failures.extend(ipam::gc(config, environment, &known_or_busy).err());
     super::all(failures)
 }

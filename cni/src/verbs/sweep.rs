@@ -7,7 +7,7 @@ use crate::attachment::Attachment;
 use crate::journal::{Entry, Header, Step, Store};
 use crate::namespace::{Namespace, NamespaceError};
 use crate::netlink::Netlink;
-use crate::protocol::{CniError, Config, Environment};
+use crate::protocol::{Arguments, CniError, Config, Environment};
 use crate::undo::Undo;
 
 /// Sweeps this network's attachments. What fails is logged and left to the next.
@@ -77,8 +77,11 @@ pub(super) fn remove(
         container_id: attachment.container.clone(),
         interface: attachment.interface.clone(),
         netns: None,
+        arguments: Arguments::default(),
+        of_another: true,
         ..environment.clone()
     };
+    let config = &config.of_another();
     let mut undo = Undo {
         attachment,
         host,
