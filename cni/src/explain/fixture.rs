@@ -245,7 +245,8 @@ pub(super) fn ptp() -> Facts {
 }
 
 pub(super) fn macvtap() -> Facts {
-    let mut facts = veth("macvtap", vec![Step::HostLink { name: "veth7".to_owned() }, pod_link("eth0")]);
+    let steps = vec![Step::HostLink { name: "veth7".to_owned() }, pod_link("veth7"), pod_link("eth0")];
+    let mut facts = veth("macvtap", steps);
     let details = Details::Macvlan { mode: Some(MacvlanMode::Bridge) };
     facts.pod.links = vec![
         link(1, "lo", None, Details::Other),

@@ -26,8 +26,8 @@ pub(super) fn forward(family: IpAddr) -> Result<(), CniError> {
 /// had of one; with 2 it goes on (Documentation/networking/ip-sysctl.rst).
 fn keep_listening_to_routers() -> Result<(), CniError> {
     for link in sysctl::list("net/ipv6/conf")? {
-        // They are no links: the one is without effect, the other what new links begin with.
-        if link == "all" || link == "default" {
+        // No links but settings, the one without effect, the other what new links begin with; and one without routers.
+        if ["all", "default", "lo"].contains(&link.as_str()) {
             continue;
         }
         let path = format!("net/ipv6/conf/{link}/accept_ra");

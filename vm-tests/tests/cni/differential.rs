@@ -30,7 +30,15 @@ struct Row {
 const MAC: &str = "02:00:00:00:00:2a";
 
 /// In every row.
-const EVERYWHERE: [Allowed; 7] = [
+const EVERYWHERE: [Allowed; 9] = [
+    Allowed {
+        pattern: "node/sysctl ipv6/conf/up0/accept_ra",
+        why: "a node that begins to forward keeps the routes that routers announce to it; the reference plugin loses them",
+    },
+    Allowed {
+        pattern: "+ pod0/link/eth0/ifalias = \"sluice:",
+        why: "ours marks links that it makes in pods, so as to remove no other's",
+    },
     Allowed { pattern: "+ file state/", why: "ours writes down what it makes before it makes it" },
     Allowed {
         pattern: "+ *txqlen = 1000",
