@@ -23,13 +23,12 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
         let attachment = &header.attachment;
         let keep = known.contains(&(attachment.container.as_str(), attachment.interface.as_str()));
         if attachment.network == config.name && !keep {
-            match store.lock_at_once(attachment) {
-                // Another call is at work on it: its lease is none to release either.
-                Ok(None) => known_or_busy.push((attachment.container.clone(), attachment.interface.clone())),
-                Ok(Some(_)) | Err(_) => {
-                    failures.extend(sweep::remove(&store, &host, config, environment, attachment, |_| true));
-                }
+            // Another call is at work on it: its lease is none to release either.
+            if matches!(store.lock_at_once(attachment), Ok(None)) {
+                known_or_busy.push((attachment.container.clone(), attachment.interface.clone()));
+                continue;
             }
+            failures.extend(sweep::remove(&store, &host, config, environment, attachment, |_| true));
         }
     }
     store.remove_empty();
