@@ -44,7 +44,6 @@ fn faults() -> Vec<Fault> {
             ..fault("a group's MAC", "none", "01:00:00:00:00:01")
         },
         Fault {
-            in_pod: "mkdir -p /nonexistent 2>/dev/null || true",
             on_node: "ip link set up0 mtu 1000",
             keys: |_| json!({ "mtu": 1300 }),
             ..fault("an MTU above the master's", "macvlan", "1300")
