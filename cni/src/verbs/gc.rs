@@ -23,12 +23,11 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
         let attachment = &header.attachment;
         let keep = known.contains(&(attachment.container.as_str(), attachment.interface.as_str()));
         if attachment.network == config.name && !keep {
-            // Another call is at work on it: its lease is none to release either.
-            if matches!(store.lock_at_once(attachment), Ok(None)) {
-                known_or_busy.push((attachment.container.clone(), attachment.interface.clone()));
-                continue;
+            match sweep::remove(&store, &host, config, environment, attachment, |_| true) {
+                Some(errors) => failures.extend(errors),
+                // Its lease is none to release either.
+                None => known_or_busy.push((attachment.container.clone(), attachment.interface.clone())),
             }
-            failures.extend(sweep::remove(&store, &host, config, environment, attachment, |_| true));
         }
     }
     store.remove_empty();

@@ -21,9 +21,9 @@ pub(super) fn run(store: &Store, host: &Netlink, config: &Config, environment: &
             continue;
         }
         tracing::info!(container = header.attachment.container, "sweeping what a pod that is gone has left");
-        for error in
-            remove(store, host, config, environment, &header.attachment, |entry| is_stale(host, entry))
-        {
+        let failures =
+            remove(store, host, config, environment, &header.attachment, |entry| is_stale(host, entry));
+        for error in failures.unwrap_or_default() {
             tracing::warn!(%error, "sweeping");
         }
     }
@@ -52,7 +52,8 @@ fn is_gone(header: &Header) -> bool {
 }
 
 /// Undoes all of one attachment of this network, if what is written down of it still is `unwanted`: before it was locked,
-/// another call may have made it anew.
+/// another call may have made it anew. What failed; `None` where another call is at work on it: then it is no garbage, and
+/// need not be waited for.
 pub(super) fn remove(
     store: &Store,
     host: &Netlink,
@@ -60,16 +61,14 @@ pub(super) fn remove(
     environment: &Environment,
     attachment: &Attachment,
     unwanted: impl Fn(&Entry) -> bool,
-) -> Vec<CniError> {
+) -> Option<Vec<CniError>> {
     let mut journal = match store.lock_at_once(attachment) {
-        Ok(Some(journal)) => journal,
-        // Another call is at work on it: it is no garbage, and need not be waited for.
-        Ok(None) => return Vec::new(),
-        Err(error) => return vec![error],
+        Ok(journal) => journal?,
+        Err(error) => return Some(vec![error]),
     };
     let entry = journal.entry().clone();
     if entry.header.is_some() && !unwanted(&entry) {
-        return Vec::new();
+        return Some(Vec::new());
     }
     let pod = entry.header.as_ref().and_then(|header| Namespace::open(&header.netns).ok());
     let pod = pod.filter(|pod| entry.made_in(pod));
@@ -95,5 +94,5 @@ pub(super) fn remove(
     if failures.is_empty() {
         failures.extend(journal.remove().err());
     }
-    failures
+    Some(failures)
 }
