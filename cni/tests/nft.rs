@@ -10,9 +10,8 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
-    use sluice_cni::nft::{
-        Nft, NftError, PortMapping, Protocol, Rule, loopback_guard, masquerade, port_mappings, spoof_check,
-    };
+    use sluice_cni::nft::{Nft, NftError, Rule, loopback_guard, masquerade, port_mappings, spoof_check};
+    use sluice_cni::protocol::{PortMapping, Protocol};
 
     use super::lab::{Net, seen_by, wait_for};
 
@@ -228,7 +227,7 @@ mod tests {
         let lab = Routed::new();
         let mut nft = lab.host.run(Nft::open).unwrap();
         let mapping =
-            [PortMapping { host_ip: None, host_port: 8080, protocol: Protocol::Udp, target_port: 80 }];
+            [PortMapping { host_ip: None, host_port: 8080, protocol: Protocol::Udp, container_port: 80 }];
         let (client, bystander) = (lab.world.udp("192.0.2.2:5000"), lab.world.udp("192.0.2.2:5001"));
         let servers = [
             ("10.88.1.5/24", lab.pod.udp("10.88.1.5:80")),
@@ -393,7 +392,7 @@ mod tests {
         let net = Net::new();
         let mut nft = net.run(Nft::open).unwrap();
         let mapping =
-            |host_port| PortMapping { host_ip: None, host_port, protocol: Protocol::Tcp, target_port: 80 };
+            |host_port| PortMapping { host_ip: None, host_port, protocol: Protocol::Tcp, container_port: 80 };
         let mappings: Vec<_> = (1..=1000).map(mapping).collect();
         let rules = port_mappings("10.88.1.5/24".parse().unwrap(), &mappings);
         nft.install(A, &rules).unwrap();
@@ -480,7 +479,7 @@ mod tests {
     /// Port 8080 to port 80 of `target`.
     fn mapped(target: &str, host_ip: Option<&str>, protocol: Protocol) -> Vec<Rule> {
         let host_ip = host_ip.map(|address| address.parse().unwrap());
-        let mapping = PortMapping { host_ip, host_port: 8080, protocol, target_port: 80 };
+        let mapping = PortMapping { host_ip, host_port: 8080, protocol, container_port: 80 };
         port_mappings(target.parse().unwrap(), &[mapping])
     }
 

@@ -9,10 +9,10 @@ use netlink_packet_core::NLM_F_DUMP;
 use rustix::io::Errno;
 
 use super::abi::*;
-use super::rule::Protocol;
 use super::transport::Transport;
 use super::wire::{Attributes, Message, Received, attributes};
 use super::{Attempt, NftError};
+use crate::protocol::Protocol;
 
 /// Deletes flows of UDP of `family` that were sent to one of `ports`, wherever they go; says how many.
 pub(super) fn forget_udp(transport: &mut Transport, family: u8, ports: &[u16]) -> Result<usize, Attempt> {

@@ -31,11 +31,11 @@ use rustix::io::Errno;
 use abi::*;
 pub use mark::Mark;
 use rule::Place;
-pub use rule::{
-    Chain, PortMapping, Protocol, Rule, TABLE, loopback_guard, masquerade, port_mappings, spoof_check,
-};
+pub use rule::{Chain, Rule, TABLE, loopback_guard, masquerade, port_mappings, spoof_check};
 use transport::{Failure, Found, Transport};
 use wire::{Attributes, Message, covers_list};
+
+use crate::protocol::{PortMapping, Protocol};
 
 /// Why rules could not be read or changed. Whatever it is, nothing was changed.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use super::abi::{
     NFPROTO_INET,
 };
 use super::expression::Expressions;
-use crate::protocol::MacAddress;
+use crate::protocol::{MacAddress, PortMapping};
 
 /// Our table in either family, by whose name others know to leave it alone.
 pub const TABLE: &str = "sluice";
@@ -98,36 +98,6 @@ pub(super) enum Place {
     Last,
 }
 
-/// What a port of the host leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortMapping {
-    /// Only packets to this address; unspecified (`0.0.0.0`, `::`) and `None` are every address of the host.
-    pub host_ip: Option<IpAddr>,
-    pub host_port: u16,
-    pub protocol: Protocol,
-    /// Of the container or VM.
-    pub target_port: u16,
-}
-
-/// One with ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-impl Protocol {
-    /// IANA's "Assigned Internet Protocol Numbers".
-    pub(super) const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-}
-
 /// Packets from `address` to beyond its prefix get the address of the link they leave by; multicast does not.
 pub fn masquerade(address: IpNet) -> Rule {
     let expressions = Expressions::default()
@@ -203,7 +173,7 @@ fn redirections(target: IpAddr, mapping: &PortMapping) -> Vec<Rule> {
     };
     let expressions = to_host
         .destination_port(mapping.protocol.number(), mapping.host_port)
-        .destination_becomes(target, mapping.target_port);
+        .destination_becomes(target, mapping.container_port);
     [Chain::Prerouting, Chain::Output]
         .map(|chain| Rule { chain, kind: "port", place, expressions: expressions.clone() })
         .to_vec()
@@ -229,12 +199,13 @@ const LOOPBACK_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Protocol;
 
     #[test]
     fn rules_are_these_expressions() {
         let address: IpNet = "10.88.1.5/24".parse().unwrap();
         let mapping =
-            PortMapping { host_ip: None, host_port: 8080, protocol: Protocol::Tcp, target_port: 80 };
+            PortMapping { host_ip: None, host_port: 8080, protocol: Protocol::Tcp, container_port: 80 };
         let ports = port_mappings(address, &[mapping]);
         for (rule, expected) in [
             (&masquerade(address), MASQUERADE),

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::cni_error::CniError;
 use super::config::Config;
 
+/// One with ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
     Tcp,
@@ -14,13 +15,25 @@ pub enum Protocol {
     Sctp,
 }
 
+impl Protocol {
+    /// IANA's "Assigned Internet Protocol Numbers".
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
 /// One port of the host. No port is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortMapping {
     pub host_port: u16,
+    /// Of the container or VM.
     pub container_port: u16,
     pub protocol: Protocol,
-    /// `None`: every address of the host.
+    /// Only packets to this address; unspecified (`0.0.0.0`, `::`) and `None` are every address of the host.
     pub host_ip: Option<IpAddr>,
 }
 

@@ -9,7 +9,7 @@ use super::site::{Call, Site, changed};
 use crate::journal::{RULES, Step, Store};
 use crate::netlink::Link;
 use crate::nft::{self, Nft, Rule};
-use crate::protocol::{CniError, CniResult, Code, MacAddress, Protocol};
+use crate::protocol::{CniError, CniResult, Code, MacAddress, PortMapping};
 use crate::sysctl;
 use crate::undo::local_route;
 
@@ -132,22 +132,8 @@ fn rules(call: &Call, wanted: Wanted<'_>, result: &CniResult, device: &Link) -> 
 }
 
 /// The addresses that ports of the node lead to, with the mappings of each.
-fn targets(call: &Call, result: &CniResult) -> Result<Vec<(IpNet, Vec<nft::PortMapping>)>, CniError> {
-    let mappings: Vec<nft::PortMapping> = call
-        .config
-        .port_mappings()?
-        .iter()
-        .map(|mapping| nft::PortMapping {
-            host_ip: mapping.host_ip,
-            host_port: mapping.host_port,
-            target_port: mapping.container_port,
-            protocol: match mapping.protocol {
-                Protocol::Tcp => nft::Protocol::Tcp,
-                Protocol::Udp => nft::Protocol::Udp,
-                Protocol::Sctp => nft::Protocol::Sctp,
-            },
-        })
-        .collect();
+fn targets(call: &Call, result: &CniResult) -> Result<Vec<(IpNet, Vec<PortMapping>)>, CniError> {
+    let mappings = call.config.port_mappings()?;
     if mappings.is_empty() {
         return Ok(Vec::new());
     }
@@ -158,7 +144,7 @@ fn targets(call: &Call, result: &CniResult) -> Result<Vec<(IpNet, Vec<nft::PortM
     // Of each family the first address, as with the reference plugin.
     let of_family = |v4: bool| {
         let ip = result.ips.iter().find(|ip| ip.address.addr().is_ipv4() == v4)?;
-        let fits = |mapping: &&nft::PortMapping| mapping.host_ip.is_none_or(|host| host.is_ipv4() == v4);
+        let fits = |mapping: &&PortMapping| mapping.host_ip.is_none_or(|host| host.is_ipv4() == v4);
         Some((ip.address, mappings.iter().filter(fits).copied().collect()))
     };
     Ok([true, false].into_iter().filter_map(of_family).collect())
