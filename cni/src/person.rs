@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::explain;
 use crate::install::{self, Before, InstallError, PROGRAM};
+use crate::protocol::with_source;
 use crate::termination::Termination;
 
 /// Wires VMs into pod networks. Container runtimes call it with CNI's environment and no arguments.
@@ -58,8 +59,7 @@ pub fn run() -> ExitCode {
     match and_wait(wait, work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-            eprintln!("sluice: {error}{source}");
+            eprintln!("sluice: {}", with_source(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -1,12 +1,11 @@
 //! Kernel settings below /proc/sys. Those below `net` are of the calling thread's namespace: enter it before. It must
 //! never reach a file outside /proc/sys.
 
-use std::error::Error as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Component, Path, PathBuf};
 
-use crate::protocol::{CniError, Code};
+use crate::protocol::{CniError, Code, with_source};
 
 /// Why a setting could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +22,7 @@ pub enum SysctlError {
 
 impl From<SysctlError> for CniError {
     fn from(error: SysctlError) -> Self {
-        let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-        Self::new(Code::Io, format!("{error}{source}"))
+        Self::new(Code::Io, with_source(&error))
     }
 }
 

@@ -188,7 +188,7 @@ impl HostLocal {
             .map_err(|error| unavailable("host-local: dataDir", error))?;
         let taken = existing.iter().filter(|lease| !lease.is_leftover()).map(|lease| lease.address).collect();
         match self.sets.iter().find(|set| is_full(set.usage(&taken))) {
-            Some(set) => Err(CniError { code: Code::NotAvailable.number(), ..exhausted(set, &taken) }),
+            Some(set) => Err(exhausted(set, &taken).with_code(Code::NotAvailable)),
             None => Ok(()),
         }
     }

@@ -123,7 +123,7 @@ pub fn status(config: &Config, environment: &Environment) -> Result<(), CniError
         }
         Some(Plugin::Other(name)) => {
             let program = delegate::find(&name, &environment.path)
-                .map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
+                .map_err(|error| error.with_code(Code::NotAvailable))?;
             delegate::run(&program, Command::Status, environment, &config.raw)
                 .map(|_| ())
                 .or_else(|error| unless_too_old(error, &name, "STATUS"))

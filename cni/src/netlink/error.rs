@@ -1,9 +1,8 @@
 //! Why the kernel did not do what it was asked, in its own words. It must never lose the errno.
 
-use std::error::Error as _;
 use std::io;
 
-use crate::protocol::{CniError, Code};
+use crate::protocol::{CniError, Code, with_source};
 
 /// Why a request to the kernel failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +56,7 @@ impl NetlinkError {
 
 impl From<NetlinkError> for CniError {
     fn from(error: NetlinkError) -> Self {
-        let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-        Self::new(Code::Internal, format!("{error}{source}"))
+        Self::new(Code::Internal, with_source(&error))
     }
 }
 

@@ -1,6 +1,8 @@
 //! The one error a runtime sees: a code of the specification's table, a message, details. It must never be made without
 //! saying what was wrong and with which value.
 
+use std::error::Error;
+
 use serde_json::{Value, json};
 
 /// "Well-known error codes" of CNI 1.1.0, and what Go's library adds.
@@ -86,6 +88,11 @@ impl CniError {
         Self::new(Code::Io, format!("{what}: {error}"))
     }
 
+    /// The same under another code: what is wrong with a configuration at ADD makes STATUS say that the node is not ready.
+    pub fn with_code(self, code: Code) -> Self {
+        Self { code: code.number(), ..self }
+    }
+
     /// As printed on stdout. `version` is the configuration's, where that could be read.
     pub fn to_json(&self, version: &str) -> Value {
         let mut object = json!({ "cniVersion": version, "code": self.code, "msg": self.msg });
@@ -96,6 +103,12 @@ impl CniError {
         }
         object
     }
+}
+
+/// An error and what it is due to, in one line.
+pub fn with_source(error: &dyn Error) -> String {
+    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{source}")
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub mod port_mapping;
 pub use arguments::Arguments;
 pub use bandwidth::Bandwidth;
 pub use channels::RequestedIp;
-pub use cni_error::{CniError, Code};
+pub use cni_error::{CniError, Code, with_source};
 pub use config::{Config, version_reply};
 pub use environment::{Command, Environment};
 pub use mac::MacAddress;

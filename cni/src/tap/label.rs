@@ -16,6 +16,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use super::{NewTap, TapError};
+use crate::protocol::with_source;
 
 /// Whether the kernel labels anything.
 pub fn is_enabled() -> bool {
@@ -40,9 +41,7 @@ pub fn child(mut arguments: impl Iterator<Item = String>) -> Option<ExitCode> {
         Ok(()) => ExitCode::SUCCESS,
         Err(TapError::Exists(_)) => ExitCode::from(EXISTS),
         Err(error) => {
-            let source =
-                std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-            eprintln!("{error}{source}");
+            eprintln!("{}", with_source(&error));
             ExitCode::FAILURE
         }
     })

@@ -9,7 +9,7 @@ use crate::protocol::{CniError, Code};
 use crate::wiring::{self, Call};
 
 pub(super) fn run(call: &Call) -> Result<(), CniError> {
-    let unavailable = |error: CniError| CniError { code: Code::NotAvailable.number(), ..error };
+    let unavailable = |error: CniError| error.with_code(Code::NotAvailable);
     let wiring = wiring::of(call)?;
     let store = Store::new(&call.settings.state_directory);
     store.prepare().and_then(|()| writable(&store)).map_err(unavailable)?;

@@ -165,8 +165,7 @@ pub(super) fn ready(parent: &Parent, host: &Netlink) -> Result<(), CniError> {
     if parent.in_container {
         return Ok(());
     }
-    let link =
-        parent.link(host, None).map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
+    let link = parent.link(host, None).map_err(|error| error.with_code(Code::NotAvailable))?;
     if link.up && link.carrier {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use super::settings::TapSettings;
 use super::site::{Call, Site, View, changed, existing, in_pod, same};
 use crate::journal::Step;
 use crate::netlink::{Change, Details, Link, existing_ok};
-use crate::protocol::{CniError, Code, Interface};
+use crate::protocol::{CniError, Code, Interface, with_source};
 use crate::sysctl;
 use crate::tap::{self, NewTap, TapError, label};
 
@@ -64,11 +64,7 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
             let why = format!("the kernel's policy has no such label ({source})");
             return Err(CniError::config("selinuxContext", format!("{label:?}"), &why));
         }
-        Err(error) => {
-            let source =
-                std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-            return Err(CniError::internal(format!("making tap {name}: {error}{source}")));
-        }
+        Err(error) => return Err(CniError::internal(format!("making tap {name}: {}", with_source(&error)))),
     }
     let link = site
         .inside

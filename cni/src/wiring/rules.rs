@@ -9,7 +9,7 @@ use super::site::{Call, Site, changed};
 use crate::journal::{RULES, Step, Store};
 use crate::netlink::Link;
 use crate::nft::{self, Nft, Rule};
-use crate::protocol::{CniError, CniResult, Code, MacAddress, PortMapping};
+use crate::protocol::{CniError, CniResult, Code, MacAddress, PortMapping, with_source};
 use crate::sysctl;
 use crate::undo::local_route;
 
@@ -153,6 +153,5 @@ fn targets(call: &Call, result: &CniResult) -> Result<Vec<(IpNet, Vec<PortMappin
 fn refused(error: &nft::NftError) -> CniError {
     let code =
         if matches!(error, nft::NftError::Unavailable { .. }) { Code::NotAvailable } else { Code::Internal };
-    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-    CniError::new(code, format!("{error}{source}"))
+    CniError::new(code, with_source(error))
 }

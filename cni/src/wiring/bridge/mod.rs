@@ -268,7 +268,7 @@ impl Wiring for Bridge {
 
     fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError> {
         if let Some(link) = host.link(&self.options.bridge)? {
-            self.usable(link).map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
+            self.usable(link).map_err(|error| error.with_code(Code::NotAvailable))?;
         } else if self.recorded(call)? {
             // Made by an earlier ADD, and gone: those attachments lead nowhere.
             return Err(CniError::new(

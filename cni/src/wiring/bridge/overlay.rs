@@ -280,8 +280,7 @@ impl Overlay {
         if let Some(there) = host.link(&self.device_name())? {
             self.same_as(&there).map_err(|why| CniError::new(Code::NotAvailable, why))?;
         }
-        let link =
-            self.beneath(host).map_err(|error| CniError { code: Code::NotAvailable.number(), ..error })?;
+        let link = self.beneath(host).map_err(|error| error.with_code(Code::NotAvailable))?;
         if link.up && link.carrier {
             return Ok(());
         }
