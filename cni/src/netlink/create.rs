@@ -110,12 +110,6 @@ impl Netlink {
         self.set_bridge(bridge, InfoBridge::VlanFiltering(vlan_filtering), what)
     }
 
-    /// Sets the VLAN that untagged frames of a bridge's new ports are in; 0 for none.
-    pub fn set_default_pvid(&self, bridge: u32, vlan: u16) -> Result<(), NetlinkError> {
-        let what = format_args!("set the default VLAN of bridge {bridge} to {vlan}");
-        self.set_bridge(bridge, InfoBridge::VlanDefaultPvid(vlan), what)
-    }
-
     fn set_bridge(
         &self,
         bridge: u32,

@@ -11,7 +11,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::raw::{Attributes, Value, u32_at};
 use super::socket::Answer;
-use super::{Netlink, NetlinkError, missing_ok};
+use super::{Link, Netlink, NetlinkError, missing_ok};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -168,6 +168,11 @@ impl Netlink {
             routes.iter().filter(|route| route.dst.prefix_len() == 0 && route.kind == RouteKind::Unicast);
         let best = default.min_by_key(|route| (route.dst.addr().is_ipv6(), route.priority));
         Ok(best.and_then(|route| route.device))
+    }
+
+    /// The link of that route.
+    pub fn default_route_link(&self) -> Result<Option<Link>, NetlinkError> {
+        Ok(self.default_route_device()?.map(|index| self.link_at(index)).transpose()?.flatten())
     }
 
     pub fn routes(&self, filter: RouteFilter) -> Result<Vec<Route>, NetlinkError> {

@@ -32,6 +32,11 @@ pub struct NewVlan {
 }
 
 impl NewVlan {
+    /// VLANs whose frames keep their tags.
+    pub const fn tagged(first: u16, last: u16) -> Self {
+        Self { first, last, pvid: false, untagged: false, on_bridge_itself: false }
+    }
+
     fn message(&self, index: u32) -> LinkMessage {
         let mut flags = BridgeVlanInfoFlags::empty();
         flags.set(BridgeVlanInfoFlags::Pvid, self.pvid);

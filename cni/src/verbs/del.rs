@@ -14,10 +14,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
     // A mode or an MTU that is wrong now does not keep back what was made before.
     let settings = Settings::read(config);
     let attachment = super::attachment(environment, config, settings.as_ref().ok());
-    let directory = settings
-        .as_ref()
-        .map_or_else(|_| Settings::state_directory(config), |settings| settings.state_directory.clone());
-    let store = Store::new(directory);
+    let store = Store::new(Settings::state_directory(config));
     let attachment = store.recorded(attachment);
     let host = Netlink::open()?;
     let mut journal = store.lock(&attachment)?;

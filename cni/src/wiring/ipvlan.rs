@@ -13,10 +13,10 @@ use ipnet::{IpNet, Ipv6Net};
 use serde::Deserialize;
 
 use super::macvlan::Parent;
-use super::pod_interface::{self, made_link, sysctl_if_there};
+use super::pod_interface::{self, sysctl_if_there};
 use super::routing::{everything, forward};
 use super::shaping::{self, Place};
-use super::site::{Call, Site, View, changed, in_pod, same};
+use super::site::{Call, Site, View, changed, in_pod, made_link, same};
 use super::{Wiring, kernel, pod_tap};
 use crate::ipam;
 use crate::journal::Step;

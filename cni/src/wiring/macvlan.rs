@@ -3,10 +3,10 @@
 
 use serde::Deserialize;
 
-use super::pod_interface::{self, made_link};
+use super::pod_interface;
 use super::settings::interface_name;
 use super::shaping::{self, Place};
-use super::site::{Call, Site, View, changed, same};
+use super::site::{Call, Site, View, changed, made_link, same};
 use super::{Wiring, kernel};
 use crate::ipam;
 use crate::journal::Step;
@@ -75,9 +75,7 @@ impl Parent {
             _ => (host, "the node"),
         };
         let Some(name) = &self.name else {
-            let default = netlink.default_route_device()?;
-            let link = default.map(|index| netlink.link_at(index)).transpose()?.flatten();
-            return link.ok_or_else(|| {
+            return netlink.default_route_link()?.ok_or_else(|| {
                 CniError::config("master", "missing", "the node has no default route to take the link from")
             });
         };
@@ -139,7 +137,7 @@ impl Wiring for Macvlan {
     }
 
     fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
-        let link = pod_interface::check(call, view, previous, "macvlan")?;
+        let (link, _) = pod_interface::check(call, view, previous, "macvlan")?;
         shaping::check(call, view, Place::PodNic(&link))?;
         check_parent(&self.parent, view, &link)
     }

@@ -13,9 +13,9 @@ use std::os::fd::AsFd as _;
 use serde::Deserialize;
 
 use super::macvlan::{self, Parent};
-use super::pod_interface::{self, made_link, refuse_taken};
+use super::pod_interface::{self, refuse_taken};
 use super::shaping::{self, Place};
-use super::site::{Call, Site, View, changed, existing, in_pod, same};
+use super::site::{Call, Site, View, in_pod, made_link, same};
 use super::{Wiring, kernel};
 use crate::journal::Step;
 use crate::netlink::{Change, Kind, Link, Netlink, NewLink};
@@ -157,18 +157,8 @@ impl Wiring for Macvtap {
     }
 
     fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
-        let link = existing(view.inside, &call.attachment.interface, "in the pod")?;
+        let link = pod_interface::check_link(call, view, previous, "macvtap")?;
         let name = &link.name;
-        same(&format!("{name}'s kind"), &link.kind.as_deref(), &Some("macvtap"))?;
-        same(&format!("whether {name} is up"), &link.up, &true)?;
-        let made = previous.interfaces.iter().find(|interface| interface.name == *name);
-        let made = made.ok_or_else(|| changed(format!("prevResult does not name {name}")))?;
-        if let Some(mac) = &made.mac {
-            same(&format!("{name}'s MAC"), &link.mac.map(|mac| mac.to_string()).as_ref(), &Some(mac))?;
-        }
-        if let Some(mtu) = made.mtu.or(call.settings.mtu) {
-            same(&format!("{name}'s MTU"), &link.mtu, &mtu)?;
-        }
         same(&format!("whether {name} takes multicasts of all groups"), &link.all_multicast, &true)?;
         if self.promiscuous {
             same(&format!("{name}'s promiscMode"), &link.promiscuous, &true)?;

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::site::{Call, Site, View, changed, same};
+use super::site::{Call, Site, View, same};
 use super::{Wiring, kernel, pod_tap, shaping};
 use crate::journal::Step;
 use crate::netlink::{Change, Netlink};
@@ -44,9 +44,7 @@ impl Wiring for NoUplink {
     }
 
     fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
-        let made = |step: &Step| if let Step::PodLink { name } = step { Some(name.clone()) } else { None };
-        let name = view.entry.steps.iter().find_map(made);
-        let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
+        let name = view.recorded(|step| if let Step::PodLink { name } = step { Some(name) } else { None })?;
         let tap = pod_tap::check(call, view, &name, None)?;
         let made = previous.interfaces.iter().find(|interface| interface.name == name);
         if let Some(mtu) = made.and_then(|made| made.mtu).or(call.settings.mtu) {

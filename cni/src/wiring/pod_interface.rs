@@ -6,16 +6,15 @@
 //! interface is mute. It has no ARP, no IPv6 link-local address and no routes, so that not one frame of the pod's own
 //! leaves with the guest's MAC. A VM that migrates here is announced by its own first frames and not before.
 
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
 use super::pod_tap;
-use super::site::{Call, Site, View, changed, existing, in_pod, same};
+use super::site::{Call, Site, View, changed, existing, in_pod, made_link, same};
 use crate::journal::Step;
 use crate::netlink::{
     AddressOptions, Change, Kind, Link, Netlink, NetlinkError, NewLink, NewRoute, Peer, Route, RouteFilter,
@@ -30,7 +29,7 @@ const SETTLING: Duration = Duration::from_secs(10);
 /// Detection takes about a second.
 const SETTLING_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Makes the veth pair: the node's end, down and alone; the pod's end, up.
+/// Makes the veth pair: the node's end and the pod's, both down.
 pub(super) fn veth(
     call: &Call,
     site: &mut Site<'_>,
@@ -99,13 +98,6 @@ pub(super) fn refuse_taken(inside: &Netlink, name: &str) -> Result<(), CniError>
         return Ok(());
     }
     Err(CniError::internal(format!("CNI_IFNAME {name}: the pod has an interface of this name already")))
-}
-
-/// The link that was just made.
-pub(super) fn made_link(netlink: &Netlink, name: &str) -> Result<Link, CniError> {
-    netlink
-        .link(name)?
-        .ok_or_else(|| CniError::internal(format!("link {name} was removed while it was made")))
 }
 
 /// Gives the interface what IPAM answered, and a VM its tap. The tap, if there is one.
@@ -239,22 +231,22 @@ fn add_route(inside: &Netlink, link: &Link, route: &NewRoute) -> Result<(), CniE
     Ok(())
 }
 
-/// CHECK of the interface and of what is beside it: the tap of a VM, the routes of a container.
+/// CHECK of the interface and of what is beside it: the tap of a VM, which is returned too, the routes of a container.
 pub(super) fn check(
     call: &Call,
     view: &View<'_>,
     previous: &CniResult,
     kind: &str,
-) -> Result<Link, CniError> {
+) -> Result<(Link, Option<Link>), CniError> {
     let link = check_link(call, view, previous, kind)?;
-    if call.settings.tap.wanted {
-        let tap = pod_tap::name_beside(&call.settings.tap, &link.name);
-        let tap = pod_tap::check(call, view, &tap, Some(&link))?;
-        same(&format!("{}'s MTU", tap.name), &tap.mtu, &link.mtu)?;
-    } else {
+    if !call.settings.tap.wanted {
         check_routes(view, &link, previous)?;
+        return Ok((link, None));
     }
-    Ok(link)
+    let tap = pod_tap::name_beside(&call.settings.tap, &link.name);
+    let tap = pod_tap::check(call, view, &tap, Some(&link))?;
+    same(&format!("{}'s MTU", tap.name), &tap.mtu, &link.mtu)?;
+    Ok((link, Some(tap)))
 }
 
 /// CHECK of the interface: what it is called, its MAC and MTU, its addresses.
@@ -310,15 +302,6 @@ pub(super) fn check_mtu(previous: &CniResult, link: &Link) -> Result<(), CniErro
     let made = previous.interfaces.iter().find(|made| made.sandbox.is_none() && made.name == link.name);
     let mtu = made.and_then(|made| made.mtu);
     mtu.map_or(Ok(()), |mtu| same(&format!("{}'s MTU", link.name), &link.mtu, &mtu))
-}
-
-/// The tap beside the interface, which CHECK has found in place.
-pub(super) fn tap(call: &Call, view: &View<'_>, link: &Link) -> Result<Option<Link>, CniError> {
-    let settings = &call.settings.tap;
-    settings
-        .wanted
-        .then(|| existing(view.inside, &pod_tap::name_beside(settings, &link.name), "in the pod"))
-        .transpose()
 }
 
 /// The interface in a result.

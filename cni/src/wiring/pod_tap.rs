@@ -7,7 +7,7 @@
 use std::io;
 
 use super::settings::TapSettings;
-use super::site::{Call, Site, View, changed, existing, in_pod, same};
+use super::site::{Call, Site, View, changed, existing, in_pod, made_link, same};
 use crate::journal::Step;
 use crate::netlink::{Change, Details, Link, existing_ok};
 use crate::protocol::{CniError, Code, Interface, with_source};
@@ -17,8 +17,14 @@ use crate::tap::{self, NewTap, TapError, label};
 /// What KubeVirt calls the tap of a VM's first network.
 const PRIMARY_TAP: &str = "tap0";
 
-/// NICs of first networks: of most cluster networks, and of OVN-Kubernetes' primary user-defined ones.
-pub(super) const PRIMARY: [&str; 2] = ["ovn-udn1", "eth0"];
+/// Made for every pod, for its first network.
+pub(super) const EVERY_PODS: &str = "eth0";
+
+/// Of OVN-Kubernetes, for a primary network that the user defined.
+pub(super) const USER_DEFINED: &str = "ovn-udn1";
+
+/// NICs of first networks.
+pub(super) const PRIMARY: [&str; 2] = [USER_DEFINED, EVERY_PODS];
 
 /// What the tap beside the pod's link `nic` is called.
 ///
@@ -66,10 +72,7 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
         }
         Err(error) => return Err(CniError::internal(format!("making tap {name}: {}", with_source(&error)))),
     }
-    let link = site
-        .inside
-        .link(name)?
-        .ok_or_else(|| CniError::internal(format!("tap {name} was removed while it was made")))?;
+    let link = made_link(site.inside, name)?;
     // The pod's kernel has nothing to say to the guest: no router solicitations, no multicast reports.
     let quiet = in_pod(site.pod, || sysctl::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1"))?;
     if let Err(error) = quiet {
@@ -79,9 +82,7 @@ pub(super) fn make(call: &Call, site: &mut Site<'_>, name: &str, mtu: Option<u32
         link.index,
         &Change { mtu, alias: Some(call.alias()), up: Some(true), ..Change::default() },
     )?;
-    site.inside
-        .link_at(link.index)?
-        .ok_or_else(|| CniError::internal(format!("tap {name} was removed while it was made")))
+    made_link(site.inside, name)
 }
 
 /// With the label asked for, where labels mean something.

@@ -105,9 +105,7 @@ impl Settings {
             state_directory,
         })
     }
-}
 
-impl Settings {
     /// Where attachments are written down, of a configuration whose other keys may be wrong.
     pub fn state_directory(config: &Config) -> PathBuf {
         #[derive(Deserialize)]

@@ -21,8 +21,8 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use super::pod_interface::{made_link, sysctl_if_there};
-use super::site::{Call, Site, View, changed, existing, in_pod, same};
+use super::pod_interface::sysctl_if_there;
+use super::site::{Call, Site, View, changed, existing, in_pod, made_link, same};
 use crate::journal::Step;
 use crate::namespace::Namespace;
 use crate::netlink::{Change, Kind, Link, Netlink, NewLink, NewTbf, existing_ok};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::settings::Settings;
 use crate::attachment::Attachment;
-use crate::journal::{Entry, Journal, Store};
+use crate::journal::{Entry, Journal, Step, Store};
 use crate::namespace::Namespace;
 use crate::netlink::{Link, Netlink};
 use crate::protocol::{CniError, Code, Config, Environment};
@@ -51,6 +51,14 @@ impl Call {
     }
 }
 
+impl View<'_> {
+    /// The first name that a step of the ADD has, of the steps that `wanted` looks for.
+    pub(super) fn recorded(&self, wanted: fn(&Step) -> Option<&String>) -> Result<String, CniError> {
+        let name = self.entry.steps.iter().find_map(wanted);
+        name.cloned().ok_or_else(|| changed("the record of ADD is not whole"))
+    }
+}
+
 impl Site<'_> {
     /// Writes a sysctl inside the pod.
     pub fn sysctl(&self, path: &str, value: &str) -> Result<(), CniError> {
@@ -67,6 +75,13 @@ pub(super) fn in_pod<T>(pod: &Namespace, work: impl FnOnce() -> T) -> Result<T, 
 /// The link of this name, which CHECK expects where `place` says.
 pub(super) fn existing(netlink: &Netlink, name: &str, place: &str) -> Result<Link, CniError> {
     netlink.link(name)?.ok_or_else(|| changed(format!("link {name} is no longer {place}")))
+}
+
+/// The link that was just made.
+pub(super) fn made_link(netlink: &Netlink, name: &str) -> Result<Link, CniError> {
+    netlink
+        .link(name)?
+        .ok_or_else(|| CniError::internal(format!("link {name} was removed while it was made")))
 }
 
 /// What CHECK answers where something is not as ADD made it.

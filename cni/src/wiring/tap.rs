@@ -4,18 +4,12 @@ use serde::Deserialize;
 
 use super::settings::interface_name;
 use super::shaping::{self, Place};
-use super::site::{Call, Site, View, changed, existing};
+use super::site::{Call, Site, View, existing, same};
 use super::{Wiring, kernel, pod_tap};
 use crate::attachment::kubevirt_interface;
 use crate::journal::Step;
 use crate::netlink::{Link, Netlink};
 use crate::protocol::{CniError, CniResult, Code, Config};
-
-/// Made for every pod, for its first network.
-const EVERY_PODS: &str = "eth0";
-
-/// Of OVN-Kubernetes, for a primary network that the user defined.
-const USER_DEFINED: &str = "ovn-udn1";
 
 /// This mode's keys.
 #[derive(Debug, Deserialize)]
@@ -92,8 +86,9 @@ impl Clues {
         let has = |name: &&str| pod.contains(name);
         let logical = self.logical.as_deref().filter(has);
         let primary = || {
-            let ours = self.called_for == EVERY_PODS || self.previous.iter().any(|name| name == USER_DEFINED);
-            Some(USER_DEFINED).filter(|name| ours && has(name))
+            let ours = self.called_for == pod_tap::EVERY_PODS
+                || self.previous.iter().any(|name| name == pod_tap::USER_DEFINED);
+            Some(pod_tap::USER_DEFINED).filter(|name| ours && has(name))
         };
         logical.or_else(primary).or_else(|| self.others().find(has))
     }
@@ -138,21 +133,14 @@ impl Wiring for Tap {
     }
 
     fn check(&self, call: &Call, view: &View<'_>, _previous: &CniResult) -> Result<(), CniError> {
-        let recorded = |wanted: fn(&Step) -> Option<&String>| {
-            view.entry
-                .steps
-                .iter()
-                .find_map(wanted)
-                .cloned()
-                .ok_or_else(|| changed("the record of ADD is not whole"))
-        };
-        let tap = recorded(|step| if let Step::PodLink { name } = step { Some(name) } else { None })?;
-        let nic = recorded(|step| if let Step::PodRedirect { name, .. } = step { Some(name) } else { None })?;
+        let tap = view.recorded(|step| if let Step::PodLink { name } = step { Some(name) } else { None })?;
+        let nic =
+            view.recorded(|step| if let Step::PodRedirect { name, .. } = step { Some(name) } else { None })?;
         let nic = existing(view.inside, &nic, "in the pod")?;
         let tap = pod_tap::check(call, view, &tap, Some(&nic))?;
         shaping::check(call, view, Place::Tap { tap: &tap, nic: &nic, ours: false })?;
         let mtu = call.settings.mtu.unwrap_or(nic.mtu);
-        super::site::same(&format!("{}'s MTU", tap.name), &tap.mtu, &mtu)
+        same(&format!("{}'s MTU", tap.name), &tap.mtu, &mtu)
     }
 
     fn ready(&self, call: &Call, _host: &Netlink) -> Result<(), CniError> {

@@ -8,10 +8,10 @@ use ipnet::IpNet;
 use super::options::Options;
 use crate::netlink::{AddressOptions, Change, Kind, Link, Netlink, NewLink, NewVlan, Peer, existing_ok};
 use crate::protocol::{CniError, CniResult, Route};
-use crate::wiring::pod_interface::{made_link, sysctl_if_there};
+use crate::wiring::pod_interface::sysctl_if_there;
 use crate::wiring::routing::{everything, first_host, forward};
 use crate::wiring::settings::interface_name;
-use crate::wiring::site::{Site, View, changed};
+use crate::wiring::site::{Site, View, changed, made_link};
 
 /// Completes what IPAM answered with gateways and routes, and makes the node forward.
 pub(super) fn prepare(
@@ -94,16 +94,9 @@ fn interface(options: &Options, host: &Netlink, bridge: &Link) -> Result<Link, C
         port.index,
         &Change { master: Some(Some(bridge.index)), up: Some(true), ..Change::default() },
     )?;
-    host.add_vlan(
-        port.index,
-        &NewVlan { first: vlan, last: vlan, pvid: true, untagged: true, on_bridge_itself: false },
-    )?;
+    host.add_vlan(port.index, &NewVlan { pvid: true, untagged: true, ..NewVlan::tagged(vlan, vlan) })?;
     for other in host.vlans(port.index)?.iter().filter(|other| other.id != vlan) {
-        let (first, last) = (other.id, other.id);
-        host.delete_vlan(
-            port.index,
-            &NewVlan { first, last, pvid: false, untagged: false, on_bridge_itself: false },
-        )?;
+        host.delete_vlan(port.index, &NewVlan::tagged(other.id, other.id))?;
     }
     Ok(end)
 }

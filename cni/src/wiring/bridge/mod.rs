@@ -9,10 +9,10 @@ mod overlay;
 use super::pod_interface::{self, on_node};
 use super::rules::{self, Wanted};
 use super::shaping::{self, Place};
-use super::site::{Call, Site, View, changed, existing, same};
+use super::site::{Call, Site, View, changed, existing, made_link, same};
 use super::{Wiring, kernel, pod_tap};
 use crate::ipam;
-use crate::journal::{SHARED_LINKS, Step};
+use crate::journal::{Header, SHARED_LINKS, Step, Store};
 use crate::netlink::{Change, Details, Kind, Link, Netlink, NetlinkError, NewLink, existing_ok};
 use crate::protocol::{CniError, CniResult, Code, MacAddress};
 use options::Options;
@@ -79,7 +79,7 @@ impl Bridge {
             Ok(()) => {}
             // Another ADD made it a moment ago.
             Err(NetlinkError::Exists { .. }) => {
-                return self.ensure_usable(host, pod_interface::made_link(host, name)?);
+                return self.ensure_usable(host, made_link(host, name)?);
             }
             Err(error) => return Err(CniError::internal(format!("making bridge {name}: {error}"))),
         }
@@ -91,7 +91,7 @@ impl Bridge {
             let key = if answers { "addr_gen_mode" } else { "disable_ipv6" };
             pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/{key}"), "1")?;
         }
-        self.ensure_usable(host, pod_interface::made_link(host, name)?)
+        self.ensure_usable(host, made_link(host, name)?)
     }
 
     /// Sets it up if it is down: just made, or by an ADD that was killed in between.
@@ -103,7 +103,7 @@ impl Bridge {
         // An address that was set stays when ports come and go; neighbours remember it as the gateway's.
         let pinned = Change { mac: link.mac, up: Some(true), ..Change::default() };
         host.change(link.index, &pinned)?;
-        pod_interface::made_link(host, &link.name)
+        made_link(host, &link.name)
     }
 
     /// A port beyond the bridge's MTU would lose what is longer at every other port.
@@ -223,7 +223,7 @@ impl Wiring for Bridge {
         for ip in &mut result.ips {
             ip.interface = Some(2);
         }
-        let bridge = pod_interface::made_link(site.host, &bridge.name)?;
+        let bridge = made_link(site.host, &bridge.name)?;
         result.interfaces = vec![on_node(&bridge), on_node(&port), pod_interface::interface(call, &inside)];
         result.interfaces.extend(tap.map(|tap| pod_tap::interface(call, &tap)));
         result.merge_dns(call.config.dns()?);
@@ -239,11 +239,9 @@ impl Wiring for Bridge {
         if self.options.promiscuous {
             same(&format!("{}'s promiscMode", bridge.name), &bridge.promiscuous, &true)?;
         }
-        let end = |step: &Step| {
-            if let Step::HostLink { name } | Step::Port { name } = step { Some(name.clone()) } else { None }
-        };
-        let name = view.entry.steps.iter().find_map(end);
-        let name = name.ok_or_else(|| changed("the record of ADD is not whole"))?;
+        let name = view.recorded(|step| {
+            if let Step::HostLink { name } | Step::Port { name } = step { Some(name) } else { None }
+        })?;
         let port = existing(view.host, &name, "on the node")?;
         port::check(&self.options, view, &bridge, &port)?;
         pod_interface::check_mtu(previous, &port)?;
@@ -259,9 +257,8 @@ impl Wiring for Bridge {
         if let Some(overlay) = &self.overlay {
             overlay.check(view, &bridge)?;
         }
-        let inside = pod_interface::check(call, view, previous, "veth")?;
+        let (inside, tap) = pod_interface::check(call, view, previous, "veth")?;
         same(&format!("the other end of {}", inside.name), &inside.parent, &Some(port.index))?;
-        let tap = pod_interface::tap(call, view, &inside)?;
         shaping::check(call, view, Place::veth(&port, &inside, tap.as_ref()))?;
         gateway::check(&self.options, view, &bridge, previous)
     }
@@ -350,8 +347,8 @@ impl Bridge {
 
     /// Whether an attachment of this network is written down.
     fn recorded(&self, call: &Call) -> Result<bool, CniError> {
-        let store = crate::journal::Store::new(&call.settings.state_directory);
-        let ours = |header: &crate::journal::Header| header.attachment.network == call.config.name;
+        let store = Store::new(&call.settings.state_directory);
+        let ours = |header: &Header| header.attachment.network == call.config.name;
         Ok(store.entries()?.iter().any(|entry| entry.done && entry.header.as_ref().is_some_and(ours)))
     }
 }

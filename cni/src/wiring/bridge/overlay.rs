@@ -10,9 +10,9 @@ use crate::netlink::{
     Change, Details, FdbEntry, Kind, Link, Netlink, NewLink, PortChange, Vxlan, existing_ok,
 };
 use crate::protocol::{CniError, Code, MacAddress};
-use crate::wiring::pod_interface::{made_link, sysctl_if_there};
+use crate::wiring::pod_interface::sysctl_if_there;
 use crate::wiring::settings::interface_name;
-use crate::wiring::site::{Call, Site, View, changed, existing, same};
+use crate::wiring::site::{Call, Site, View, changed, existing, made_link, same};
 
 /// RFC 7348: 24 bits.
 const VNIS: std::ops::RangeInclusive<u32> = 1..=0x00ff_ffff;
@@ -180,9 +180,7 @@ impl Overlay {
                 .ok_or_else(|| CniError::config("local", local, "the node has no link with this address"))?;
             return host.link_at(address.index)?.ok_or_else(|| missing(local));
         }
-        let default = host.default_route_device()?;
-        let link = default.map(|index| host.link_at(index)).transpose()?.flatten();
-        link.ok_or_else(|| {
+        host.default_route_link()?.ok_or_else(|| {
             CniError::config("device", "missing", "the node has no default route to take the link from")
         })
     }

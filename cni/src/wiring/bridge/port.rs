@@ -31,14 +31,7 @@ pub(super) fn enslave(
             site.host.add_vlan(port.index, &wanted)?;
         }
         if let Some(default) = given(bridge).filter(|default| !vlans.has(*default)) {
-            let default = NewVlan {
-                first: default,
-                last: default,
-                pvid: false,
-                untagged: false,
-                on_bridge_itself: false,
-            };
-            site.host.delete_vlan(port.index, &default)?;
+            site.host.delete_vlan(port.index, &NewVlan::tagged(default, default))?;
         }
     }
     Ok(site.host.change(port.index, &Change { up: Some(true), ..Change::default() })?)
@@ -84,21 +77,10 @@ const fn given(bridge: &Link) -> Option<u16> {
 
 impl Vlans {
     fn wanted(&self) -> Vec<NewVlan> {
-        let trunk = self.trunk.iter().map(|range| NewVlan {
-            first: *range.start(),
-            last: *range.end(),
-            pvid: false,
-            untagged: false,
-            on_bridge_itself: false,
-        });
+        let trunk = self.trunk.iter().map(|range| NewVlan::tagged(*range.start(), *range.end()));
         // Behind the trunk: a range of it may hold the untagged one, whose flags are the later ones.
-        let untagged = self.untagged.iter().map(|id| NewVlan {
-            first: *id,
-            last: *id,
-            pvid: true,
-            untagged: true,
-            on_bridge_itself: false,
-        });
+        let untagged =
+            self.untagged.map(|id| NewVlan { pvid: true, untagged: true, ..NewVlan::tagged(id, id) });
         trunk.chain(untagged).collect()
     }
 
