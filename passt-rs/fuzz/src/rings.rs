@@ -65,7 +65,7 @@ enum Conduct {
     Proper,
     /// Changed buffers and descriptors that the device has.
     Scribbles,
-    /// Changed what tells chains from another.
+    /// Changed what tells chains from another, or led the device to where that is.
     Breaks,
 }
 
@@ -202,6 +202,35 @@ impl Driver {
                 self.file.write(first + from - number * REGION_LEN, &bytes[from - at..to - at]);
             }
         }
+    }
+
+    /// Writes what the device may have in its hands.
+    fn scribble(&mut self, at: usize, bytes: &[u8]) {
+        self.put(at, bytes);
+        if self.conduct < Conduct::Breaks {
+            self.conduct = if self.leads_to_rings() { Conduct::Breaks } else { Conduct::Scribbles };
+        }
+    }
+
+    /// Whether a descriptor that frames are written by leads to the rings' pages, so that a frame may go over a ring.
+    fn leads_to_rings(&self) -> bool {
+        let (pages, page) = (GUEST..GUEST + 2 * PAGE as u64, PAGE as u64);
+        let leads = |place: usize, may_have_table: bool| {
+            let long = |at: usize| u64::from_le_bytes(self.memory[at..at + 8].try_into().expect("8 bytes"));
+            let (address, rest) = (long(place), long(place + 8));
+            let (len, flags) = (rest & u64::from(u32::MAX), (rest >> 32) as u16);
+            let inside = address % page;
+            let is_table = may_have_table
+                && flags & DESC_F_INDIRECT != 0
+                && inside >= TABLES as u64
+                && inside + len <= page
+                && inside.is_multiple_of(16);
+            !is_table && address < pages.end && address.saturating_add(len) > pages.start
+        };
+        let mut direct = (0..usize::from(self.size)).map(|number| 16 * number);
+        let mut tables = [0, PAGE].into_iter().flat_map(|page| (page + TABLES..page + PAGE).step_by(16));
+        let has_tables = self.features & F_INDIRECT != 0;
+        direct.any(|place| leads(place, has_tables)) || tables.any(|place| leads(place, false))
     }
 
     /// The guest's memory as it is.
@@ -472,22 +501,18 @@ impl Driver {
             14 => self.reap(),
             15 => self.restart(usize::from(input.byte() % 2)),
             16 => {
-                self.conduct =
-                    if self.conduct < Conduct::Scribbles { Conduct::Scribbles } else { self.conduct };
                 let at = usize::from(input.half()) % (2 * REGION_LEN);
                 // Not the rings themselves, and not tables that were not made yet.
                 let (ring, inside) = (at / PAGE < 2, at % PAGE);
-                if !ring || !(AVAILABLE..TABLES).contains(&inside) && inside < 2 * PAGE {
-                    self.put(at, &input.array::<1>());
+                if !ring || !(AVAILABLE..TABLES).contains(&inside) {
+                    self.scribble(at, &input.array::<1>());
                 }
             }
             17 => {
-                self.conduct =
-                    if self.conduct < Conduct::Scribbles { Conduct::Scribbles } else { self.conduct };
                 let (index, number) = (usize::from(input.byte() % 2), usize::from(input.half() % self.size));
                 let (at, len) = (usize::from(input.half()), usize::from(input.half()));
                 let bits = descriptor(at, len << (input.byte() % 16), input.half() % 8, input.half() % 20);
-                self.put(index * PAGE + 16 * number, &bits);
+                self.scribble(index * PAGE + 16 * number, &bits);
             }
             18 if input.byte().is_multiple_of(4) => {
                 self.conduct = Conduct::Breaks;
