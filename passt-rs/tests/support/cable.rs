@@ -122,8 +122,9 @@ impl Cable {
                 Err(error) => panic!("the relay left: {error}"),
             }
         }
-        if self.written == self.output.len() {
-            self.output.clear();
+        // Under load this end is never done writing; what is written must not count as waiting.
+        if self.written > self.waiting() {
+            self.output.drain(..self.written);
             self.written = 0;
         }
         moved
@@ -201,7 +202,12 @@ impl Cable {
     }
 
     pub fn wants_to_write(&self) -> bool {
-        self.written < self.output.len()
+        self.waiting() > 0
+    }
+
+    /// Bytes that the relay did not take yet.
+    fn waiting(&self) -> usize {
+        self.output.len() - self.written
     }
 }
 
@@ -249,7 +255,7 @@ impl Device for Cable {
     }
 
     fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Room<'_>> {
-        (!self.frozen && self.output.len() < BACKLOG_MAX).then_some(Room(self))
+        (!self.frozen && self.waiting() < BACKLOG_MAX).then_some(Room(self))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
