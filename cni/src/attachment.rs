@@ -32,6 +32,11 @@ impl Attachment {
         format!("ifb{}", self.digest(12))
     }
 
+    /// What its links are grouped by when they go (`IFLA_GROUP`): far from what people number groups by.
+    pub fn link_group(&self) -> u32 {
+        u32::from_str_radix(&self.digest(8), 16).unwrap_or_default() | 1 << 31
+    }
+
     /// The alias of links that are this attachment's.
     pub fn alias(&self) -> String {
         format!("sluice:{}", self.id())

@@ -1,4 +1,5 @@
-//! Takes steps back, last one first. What is not there is as it should be. It must never remove what another made.
+//! Takes steps back, last one first, but for links, which go together. What is not there is as it should be. It must never
+//! remove what another made.
 
 use std::fs;
 use std::io;
@@ -7,7 +8,7 @@ use std::path::Path;
 use crate::attachment::Attachment;
 use crate::journal::{Journal, RULES, SHARED_LINKS, Step, Store};
 use crate::namespace::Namespace;
-use crate::netlink::{Change, Link, Netlink};
+use crate::netlink::{Change, Details, Link, Netlink};
 use crate::nft::{Nft, NftError};
 use crate::protocol::{CniError, Config, Environment, MacAddress};
 use crate::sysctl::{self, SysctlError};
@@ -36,24 +37,67 @@ impl Undo<'_> {
     /// Undoes all it can, and returns why the rest could not be.
     pub fn steps(&mut self, steps: &[Step]) -> Vec<CniError> {
         let mut failures = Vec::new();
-        for step in steps.iter().rev() {
-            match self.step(step) {
-                Ok(()) => self.journal.undone(step),
-                Err(error) => {
-                    tracing::warn!(?step, %error, "could not be undone");
-                    failures.push(error);
-                }
-            }
+        let of = |turn: Turn| steps.iter().rev().filter(move |step| Turn::of(step) == turn);
+        for step in of(Turn::BeforeLinks) {
+            let result = self.step(step);
+            self.note(step, result, &mut failures);
+        }
+        let links: Vec<_> = of(Turn::Links).collect();
+        let results = [self.pod_links(&links), self.host_links(&links)];
+        if results.iter().all(Result::is_ok) {
+            links.iter().for_each(|step| self.journal.undone(step));
+        }
+        for error in results.into_iter().filter_map(Result::err) {
+            tracing::warn!(?links, %error, "could not be undone");
+            failures.push(error);
+        }
+        for step in of(Turn::BehindLinks) {
+            let result = self.step(step);
+            self.note(step, result, &mut failures);
         }
         failures
     }
 
+    fn note(&mut self, step: &Step, result: Result<(), CniError>, failures: &mut Vec<CniError>) {
+        match result {
+            Ok(()) => self.journal.undone(step),
+            Err(error) => {
+                tracing::warn!(?step, %error, "could not be undone");
+                failures.push(error);
+            }
+        }
+    }
+
+    /// Removes the links in the pod, and with them the pairs of which one end is there.
+    fn pod_links(&self, steps: &[&Step]) -> Result<(), CniError> {
+        let Some(pod) = self.pod.filter(|_| !steps.is_empty()) else { return Ok(()) };
+        let inside = Netlink::within(pod)?;
+        let mut going = Vec::new();
+        for step in steps {
+            if let Step::PodLink { name } = step {
+                going.extend(self.pod_link(&inside, name)?);
+            } else if let Step::HostLink { name } = step {
+                going.extend(self.other_end(&inside, name)?);
+            }
+        }
+        Ok(inside.delete_together(&going, self.attachment.link_group())?)
+    }
+
+    /// Removes the links that are left on the node. No other attachment has one of such a name.
+    fn host_links(&self, steps: &[&Step]) -> Result<(), CniError> {
+        let mut going = Vec::new();
+        for step in steps {
+            if let Step::HostLink { name } | Step::HostShaper { name } = step {
+                going.extend(self.host.link(name)?.map(|link| link.index));
+            }
+        }
+        Ok(self.host.delete_together(&going, self.attachment.link_group())?)
+    }
+
     fn step(&mut self, step: &Step) -> Result<(), CniError> {
         match step {
+            Step::PodLink { .. } | Step::HostLink { .. } | Step::HostShaper { .. } => Ok(()), // together
             Step::Lease => crate::ipam::delete(self.config, self.environment),
-            // No other attachment has a link of this name.
-            Step::HostLink { name } | Step::HostShaper { name } => Ok(self.host.delete(name).map(drop)?),
-            Step::PodLink { name } => self.pod_link(name),
             Step::PodRedirect { name, tap, ingress } => self.inside(name, |inside, link| {
                 for to in inside.redirects(link.index)? {
                     // Ours also if the tap was removed before.
@@ -93,15 +137,25 @@ impl Undo<'_> {
     }
 
     /// A link in the pod, if it still bears our mark. Where ADD was cut off before the mark it bears none.
-    fn pod_link(&mut self, name: &str) -> Result<(), CniError> {
+    fn pod_link(&self, inside: &Netlink, name: &str) -> Result<Option<u32>, CniError> {
+        let Some(link) = inside.link(name)? else { return Ok(None) };
         let ours = self.attachment.alias();
-        self.inside(name, |inside, link| {
-            if link.alias.as_ref().is_some_and(|alias| *alias != ours) {
-                tracing::info!(name, alias = link.alias, "left alone: a link in the pod that is not ours");
-                return Ok(());
-            }
-            Ok(inside.delete(name).map(drop)?)
-        })
+        if link.alias.as_ref().is_some_and(|alias| *alias != ours) {
+            tracing::info!(name, alias = link.alias, "left alone: a link in the pod that is not ours");
+            return Ok(None);
+        }
+        Ok(Some(link.index))
+    }
+
+    /// The end in the pod of a pair that begins on the node.
+    fn other_end(&self, inside: &Netlink, name: &str) -> Result<Option<u32>, CniError> {
+        let Some(link) = self.host.link(name)? else { return Ok(None) };
+        let Some(index) = link.parent.filter(|_| link.parent_elsewhere) else { return Ok(None) };
+        let end = inside.link_at(index)?;
+        let is_its_end = |end: &Link| {
+            (end.details == Details::Veth, end.parent, end.parent_elsewhere) == (true, Some(link.index), true)
+        };
+        Ok(end.filter(is_its_end).map(|end| end.index))
     }
 
     fn rules(&self) -> Result<(), CniError> {
@@ -163,6 +217,33 @@ impl Undo<'_> {
         let inside = Netlink::within(pod)?;
         let Some(link) = inside.link(name)? else { return Ok(()) };
         work(&inside, link)
+    }
+}
+
+/// When a step is undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    BeforeLinks,
+    Links,
+    /// What others may have as soon as it is undone, so no link of ours may have it still; and what our links are ports of.
+    BehindLinks,
+}
+
+impl Turn {
+    fn of(step: &Step) -> Self {
+        match step {
+            Step::PodLink { .. } | Step::HostLink { .. } | Step::HostShaper { .. } => Self::Links,
+            Step::Lease | Step::SharedLink { .. } => Self::BehindLinks,
+            Step::PodRedirect { .. }
+            | Step::PodShaper { .. }
+            | Step::Port { .. }
+            | Step::Rules
+            | Step::LocalRoute { .. }
+            | Step::DeviceNode { .. }
+            | Step::File { .. }
+            | Step::Neighbour { .. }
+            | Step::PodRules { .. } => Self::BeforeLinks,
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Change<'a> {
     pub tx_queue_len: Option<u32>,
     pub promiscuous: Option<bool>,
     pub all_multicast: Option<bool>,
+    /// What links are told together by (`IFLA_GROUP`); the kernel's default is 0.
+    pub group: Option<u32>,
     /// `Some(false)`: it resolves no addresses and joins no groups (`IFF_NOARP`).
     pub arp: Option<bool>,
 }
@@ -63,6 +65,7 @@ impl fmt::Display for Change<'_> {
             self.tx_queue_len.map(|length| format!("queue of {length}")),
             self.promiscuous.map(|on| format!("promiscuous {on}")),
             self.all_multicast.map(|on| format!("all multicast {on}")),
+            self.group.map(|group| format!("group {group}")),
             self.arp.map(|on| format!("ARP {on}")),
         ];
         list(formatter, words)
@@ -115,6 +118,7 @@ impl Netlink {
         attributes.extend(new_index.map(LinkAttribute::NewIfIndex));
         attributes.extend(change.alias.clone().map(LinkAttribute::IfAlias));
         attributes.extend(change.tx_queue_len.map(LinkAttribute::TxQueueLen));
+        attributes.extend(change.group.map(LinkAttribute::Group));
         self.change_with(
             RouteNetlinkMessage::SetLink(message),
             0,
@@ -150,9 +154,40 @@ impl Netlink {
         if name.is_empty() || name.len() >= libc::IFNAMSIZ {
             return Ok(false);
         }
+        self.delete_by(0, Some(LinkAttribute::IfName(name.to_owned())), format_args!("delete link {name}"))
+    }
+
+    /// Removes links, by index; those that are not there are passed over. The kernel waits for whoever may still read them
+    /// (`rcu_barrier`, 10 to 30 ms): once for all that one message removes, not once for each. That message names a group:
+    /// the links are put into `group` first, which must be no other link's, and not 0.
+    pub fn delete_together(&self, links: &[u32], group: u32) -> Result<(), NetlinkError> {
+        let one_by_one = |links: &[u32]| {
+            let results = links
+                .iter()
+                .map(|link| self.delete_by(*link, None, format_args!("delete link {link}")).map(drop));
+            results.fold(Ok(()), Result::and)
+        };
+        if links.len() < 2 {
+            return one_by_one(links);
+        }
+        for link in links {
+            missing_ok(self.change(*link, &Change { group: Some(group), ..Change::default() }))?;
+        }
+        let what = format_args!("delete links of group {group}");
+        let gone = self.delete_by(0, Some(LinkAttribute::Group(group)), what);
+        // Of a group with one link that cannot be removed, the kernel removes none.
+        gone.map(drop).or_else(|_| one_by_one(links))
+    }
+
+    fn delete_by(
+        &self,
+        index: u32,
+        attribute: Option<LinkAttribute>,
+        what: fmt::Arguments<'_>,
+    ) -> Result<bool, NetlinkError> {
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let what = format_args!("delete link {name}");
+        message.header.index = index;
+        message.attributes.extend(attribute);
         missing_ok(self.change_with(RouteNetlinkMessage::DelLink(message), 0, what))
     }
 }

@@ -19,6 +19,9 @@ fn veth<'a>(name: &str, peer: &str) -> NewLink<'a> {
     NewLink::new(name, Kind::Veth { peer: Peer::new(peer, None) })
 }
 
+/// Of links that go together.
+const GROUP: u32 = 1 << 31 | 5;
+
 #[test]
 fn veth_is_whole_in_both_namespaces_after_one_message() {
     let host = enter_new_namespace();
@@ -256,6 +259,27 @@ fn driver_the_kernel_lacks_is_refused_in_its_own_words() {
 }
 
 #[test]
+fn links_removed_together_are_all_gone_and_no_others() {
+    let netlink = enter_new_namespace();
+    for (one, other) in [("a", "b"), ("c", "d"), ("e", "f")] {
+        netlink.create(&veth(one, other)).unwrap();
+    }
+    let index = |name: &str| link(&netlink, name).index;
+    let names = || netlink.links().unwrap().into_iter().map(|link| link.name).collect::<Vec<_>>();
+    // Both ends of a pair, a link that is not there, and one of another pair.
+    netlink.delete_together(&[index("a"), index("b"), 4000, index("d")], GROUP).unwrap();
+    assert_eq!(names(), ["lo", "f", "e"]);
+    netlink.delete_together(&[], GROUP).unwrap();
+    netlink.delete_together(&[4000], GROUP).unwrap();
+    netlink.delete_together(&[4000, 4001], GROUP).unwrap();
+    assert_eq!(names(), ["lo", "f", "e"]);
+    // The loopback cannot go, and is no reason for others to stay.
+    let error = netlink.delete_together(&[1, index("e")], GROUP).unwrap_err();
+    assert!(error.to_string().starts_with("cannot delete link 1: "), "{error}");
+    assert_eq!(names(), ["lo"]);
+}
+
+#[test]
 fn changes_read_back() {
     let netlink = enter_new_namespace();
     let pod = other_namespace();
@@ -275,6 +299,7 @@ fn changes_read_back() {
         tx_queue_len: Some(12),
         promiscuous: Some(true),
         all_multicast: Some(true),
+        group: Some(77),
         arp: Some(true),
     };
     netlink.change(index, &change).unwrap();
@@ -285,6 +310,7 @@ fn changes_read_back() {
         (read.master, read.alias.as_deref(), read.tx_queue_len),
         (Some(bridge), Some("of the pod"), 12)
     );
+    assert_eq!(ip_link("c")["group"], "77");
     let flags = ip_link("c")["flags"].to_string();
     assert!(flags.contains("PROMISC") && flags.contains("ALLMULTI") && flags.contains("UP"), "{flags}");
 

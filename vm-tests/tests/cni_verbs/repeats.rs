@@ -124,6 +124,23 @@ fn namespace_may_be_that_of_a_process() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A pod that may moves its end of the pair, and gives its index to another link.
+#[test]
+fn del_of_a_pair_whose_end_the_pod_moved_takes_that_pair_and_no_other() -> anyhow::Result<()> {
+    let stage = Stage::new(2)?;
+    let (config, who) = (stage.config(&row_called("bridge with everything for a container")), stage.who(0)?);
+    stage.warm_up(&config, &who)?;
+    let before = stage.snapshot()?;
+    stage.add(&config, &who)?;
+    let moved = "index=$(ip -o link show net1 | cut -d: -f1); ip link set net1 netns $OTHER; \
+                 ip link add decoy index $index type veth peer name decoy1";
+    let pod = stage.node.pod(0)?;
+    crate::stage::shell(pod, moved, &[("OTHER", stage.node.pod(1)?.name())])?;
+    stage.del(&config, &who)?;
+    crate::stage::shell(pod, "ip link del decoy", &[])?;
+    stage.is_as(&before)
+}
+
 /// What a journal says is found by names and marks where there is none.
 #[test]
 fn del_without_a_journal_leaves_nothing() -> anyhow::Result<()> {
