@@ -245,8 +245,8 @@ pub(super) fn ptp() -> Facts {
 }
 
 pub(super) fn macvtap() -> Facts {
-    let steps = vec![Step::HostLink { name: "veth7".to_owned() }, pod_link("veth7"), pod_link("eth0")];
-    let mut facts = veth("macvtap", steps);
+    // Of a device plugin, which gave it another name.
+    let mut facts = veth("macvtap", vec![pod_link("mvt7"), pod_link("eth0")]);
     let details = Details::Macvlan { mode: Some(MacvlanMode::Bridge) };
     facts.pod.links = vec![
         link(1, "lo", None, Details::Other),

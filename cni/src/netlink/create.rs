@@ -29,6 +29,8 @@ pub struct NewLink<'a> {
     pub parent: Option<u32>,
     /// Index of a bridge it is a port of from the beginning; in the same namespace as the new link.
     pub master: Option<u32>,
+    /// The one it shall have where it is made, 1 to `i32::MAX`; the kernel's next where None.
+    pub index: Option<u32>,
     pub kind: Kind<'a>,
 }
 
@@ -55,12 +57,14 @@ impl<'a> NewLink<'a> {
             namespace: None,
             parent: None,
             master: None,
+            index: None,
             kind,
         }
     }
 
     fn message(&self) -> LinkMessage {
         let mut message = common(&self.name, self.mtu, self.mac, self.tx_queue_len, self.namespace);
+        message.header.index = self.index.unwrap_or(0);
         if self.up {
             message.header.flags = LinkFlags::Up;
             message.header.change_mask = LinkFlags::Up;
@@ -94,8 +98,9 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// `Exists` when the name is taken in the namespace it would be in; then nothing has changed. `Refused` with
-    /// EOPNOTSUPP when the kernel has no such driver.
+    /// `Exists` when the name is taken in the namespace it would be in; then nothing has changed. The same, or `Refused`
+    /// with EBUSY, when the index is: which of them, and whether a link of the socket's namespace counts too, differs
+    /// from one kernel to the other. `Refused` with EOPNOTSUPP when the kernel has no such driver.
     pub fn create(&self, new: &NewLink<'_>) -> Result<(), NetlinkError> {
         self.change_with(
             RouteNetlinkMessage::NewLink(new.message()),

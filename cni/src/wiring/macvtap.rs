@@ -2,10 +2,12 @@
 //! node's number is another pod's.
 //!
 //! The device node of a macvtap is `/dev/tap<index>`, index being the link's. Indices of pods' namespaces repeat each
-//! other, the node's own do not; so the link is made on the node and moved, and keeps its index, as it does with the
-//! device plugin for KubeVirt (`macvtap.network.kubevirt.io`), whose links come here by `deviceID`.
+//! other. A link of our own is made in the pod at once, with an index that was drawn for it (`index`). One of the device
+//! plugin for KubeVirt (`macvtap.network.kubevirt.io`), which comes here by `deviceID`, is on the node, where no two links
+//! have one index, and is moved with it. A move waits for every processor to let go of the link; making one does not.
 
 pub(super) mod device_node;
+mod index;
 mod device_plugin;
 
 use std::os::fd::AsFd as _;
@@ -23,10 +25,6 @@ use crate::protocol::{CniError, CniResult, Code};
 
 /// Frames that may wait to be sent: what the kernel gives Ethernet. A macvtap made without lets none wait.
 const TX_QUEUE_LENGTH: u32 = 1000;
-
-/// Links made in the search for one whose index no other has, in the pod or as a device node. On a node of its own the
-/// first has; a node that is a container shares device nodes with others.
-const ATTEMPTS: u32 = 16;
 
 /// The mode with its keys.
 #[derive(Debug)]
@@ -59,15 +57,14 @@ impl Macvtap {
         Ok(Self { parent, promiscuous: keys.promiscuous })
     }
 
-    /// The link on the node: the device plugin's, or one of our own.
-    fn on_node(&self, call: &Call, site: &mut Site<'_>) -> Result<Link, CniError> {
-        let Some(id) = call.config.device_id()? else { return self.make(call, site) };
-        let name = device_plugin::link_name(&id);
+    /// The device plugin's link, on the node.
+    fn on_node(&self, call: &Call, site: &Site<'_>, device: &str) -> Result<Link, CniError> {
+        let name = device_plugin::link_name(device);
         // Not ours before it is moved: the device plugin makes it anew for the next pod, under the same name.
         let link = site.host.link(&name)?.ok_or_else(|| {
             let why =
                 format!("the node has no link {name}, which macvtap's device plugin makes for this device");
-            CniError::config("deviceID", format!("{id:?}"), &why)
+            CniError::config("deviceID", format!("{device:?}"), &why)
         })?;
         let parent = link.parent.filter(|_| !link.parent_elsewhere);
         if let Some(parent) = parent.map(|index| site.host.link_at(index)).transpose()?.flatten() {
@@ -76,31 +73,20 @@ impl Macvtap {
         Ok(link)
     }
 
+    /// A link of our own, in the pod.
     fn make(&self, call: &Call, site: &mut Site<'_>) -> Result<Link, CniError> {
         let parent = self.parent.link(site.host, None)?;
-        let mtu = self.parent.mtu(call, &parent)?.unwrap_or(parent.mtu);
-        let name = call.attachment.host_link();
-        site.journal.will(Step::HostLink { name: name.clone() })?;
         let new = NewLink {
-            mtu: Some(mtu),
+            mtu: Some(self.parent.mtu(call, &parent)?.unwrap_or(parent.mtu)),
             tx_queue_len: Some(TX_QUEUE_LENGTH),
-            parent: Some(parent.index),
-            ..NewLink::new(&name, Kind::Macvtap { mode: self.parent.mode })
+            index: Some(index::choose(site)?),
+            ..NewLink::new(&call.attachment.interface, Kind::Macvtap { mode: self.parent.mode })
         };
-        for _ in 0..ATTEMPTS {
-            site.host.create(&new)?;
-            let link = made_link(site.host, &name)?;
-            if site.inside.link_at(link.index)?.is_none() && device_node::is_free(&link)? {
-                return Ok(link);
-            }
-            site.host.delete(&name)?;
-        }
-        let why = format!("each of {ATTEMPTS} macvtaps had an index that another link's device node has");
-        Err(CniError::new(Code::TryAgainLater, why))
+        pod_interface::upon(call, site, &parent, false, new)
     }
 
-    /// Takes the link into the pod with its index. All that the kernel may refuse is set before: of a change it makes one
-    /// part after the other, and this one first.
+    /// Takes a link of the node into the pod with its index. All that the kernel may refuse is set before: of a change it
+    /// makes one part after the other, and this one first.
     fn take_in(call: &Call, site: &mut Site<'_>, link: &Link) -> Result<Link, CniError> {
         let name = &call.attachment.interface;
         let ready = Change {
@@ -133,20 +119,28 @@ impl Wiring for Macvtap {
     fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {
         let name = &call.attachment.interface;
         refuse_taken(site.inside, name)?;
-        let link = self.on_node(call, site)?;
-        let link = Self::take_in(call, site, &link)?;
+        let link = match call.config.device_id()? {
+            Some(device) => {
+                let link = self.on_node(call, site, &device)?;
+                Self::take_in(call, site, &link)?
+            }
+            None => self.make(call, site)?,
+        };
         in_pod(site.pod, || {
             pod_interface::sysctl_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")
         })??;
-        let up = Change {
-            up: Some(true),
+        let ready = Change {
+            // Not as it is made: in mode passthru the kernel gives it the MAC of the link beneath then, whatever is asked for.
+            mac: call.config.mac(&call.environment)?,
             // Which groups the guest is in is not told to the link, which would keep all from it that it did not join:
             // without this no neighbour finds a guest by IPv6.
             all_multicast: Some(true),
             promiscuous: self.promiscuous.then_some(true),
             ..Change::default()
         };
-        site.inside.change(link.index, &up)?;
+        site.inside.change(link.index, &ready)?;
+        // Not before: of a link in mode passthru that learns it when it is up, the one beneath keeps hearing all groups.
+        site.inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
         shaping::limit(call, site, Place::PodNic(&link))?;
         let tap = &call.settings.tap;
         device_node::provide(site, &link, tap.owner, tap.group)?;
@@ -173,9 +167,5 @@ impl Wiring for Macvtap {
     fn ready(&self, call: &Call, host: &Netlink) -> Result<(), CniError> {
         kernel::ready(call)?;
         if call.config.device_id()?.is_some() { Ok(()) } else { macvlan::ready(&self.parent, host) }
-    }
-
-    fn leftovers(&self, call: &Call) -> Vec<Step> {
-        vec![Step::HostLink { name: call.attachment.host_link() }]
     }
 }

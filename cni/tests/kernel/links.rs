@@ -200,6 +200,25 @@ fn passthru_takes_its_uplink_for_itself() {
 }
 
 #[test]
+fn passthru_has_its_uplinks_mac_until_it_is_changed() {
+    let host = enter_new_namespace();
+    let pod = other_namespace();
+    let inside = Netlink::within(&pod).unwrap();
+    host.create(&veth("uplink", "far")).unwrap();
+    let uplink = link(&host, "uplink");
+    let asked = Some(mac("02:00:00:00:00:07"));
+    let mut new = NewLink::new("net1", Kind::Macvtap { mode: MacvlanMode::Passthru });
+    new.parent = Some(uplink.index);
+    new.namespace = Some(pod.as_fd());
+    new.mac = asked;
+    host.create(&new).unwrap();
+    let made = link(&inside, "net1");
+    assert_eq!(made.mac, uplink.mac);
+    inside.change(made.index, &Change { mac: asked, ..Change::default() }).unwrap();
+    assert_eq!((link(&inside, "net1").mac, link(&host, "uplink").mac), (asked, asked));
+}
+
+#[test]
 fn vxlan_reads_back_as_it_was_made() {
     let host = enter_new_namespace();
     host.create(&veth("uplink", "far")).unwrap();
@@ -341,6 +360,32 @@ fn link_takes_its_index_along_or_stays() {
     assert_eq!(link(&netlink, "a").index, index);
     netlink.change(index, &moved(Some(4711))).unwrap();
     assert_eq!(link(&inside, "a").index, 4711);
+}
+
+#[test]
+fn link_is_made_in_the_pod_with_the_index_asked_for_or_not_at_all() {
+    let host = enter_new_namespace();
+    let pod = other_namespace();
+    let inside = Netlink::within(&pod).unwrap();
+    host.create(&veth("uplink", "far")).unwrap();
+    inside.create(&veth("x", "y")).unwrap();
+    let mut new = NewLink::new("net1", Kind::Macvtap { mode: MacvlanMode::Bridge });
+    new.parent = Some(link(&host, "uplink").index);
+    new.namespace = Some(pod.as_fd());
+    for index in [1 << 30, u32::MAX >> 1] {
+        new.index = Some(index);
+        host.create(&new).unwrap();
+        assert_eq!(link(&inside, "net1").index, index);
+        let another = NewLink { name: "net2".to_owned(), ..new.clone() };
+        let error = host.create(&another).unwrap_err();
+        assert!(error.is_existing() || error.errno() == Some(libc::EBUSY), "{error}");
+        assert_eq!(inside.link("net2").unwrap(), None);
+        // The kernel goes on counting where it was.
+        let next = host.create(&NewLink { index: None, ..another });
+        next.unwrap();
+        assert!(link(&inside, "net2").index < 100, "{:?}", link(&inside, "net2"));
+        assert!(inside.delete("net1").unwrap() && inside.delete("net2").unwrap());
+    }
 }
 
 #[test]

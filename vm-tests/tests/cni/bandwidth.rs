@@ -185,7 +185,6 @@ fn expect_limit(node: &Node, device: Device, rate: u64, burst: u64) -> anyhow::R
 #[test]
 fn frames_keep_to_the_limits() -> anyhow::Result<()> {
     for way in WAYS {
-        let _alone = ours::device_nodes(way.mode);
         let measured = || {
             let node = way.node()?;
             let (network, attachment) = (way.network(&node)?, attachment(&node, true)?);
@@ -209,7 +208,6 @@ fn frames_keep_to_the_limits() -> anyhow::Result<()> {
 #[test]
 fn frames_without_limits_are_faster() -> anyhow::Result<()> {
     for way in WAYS {
-        let _alone = ours::device_nodes(way.mode);
         let node = way.node()?;
         let (network, attachment) = (way.network(&node)?, attachment(&node, false)?);
         let result = Runtime::new(&node).add(&network, &attachment)?;
@@ -222,7 +220,6 @@ fn frames_without_limits_are_faster() -> anyhow::Result<()> {
 #[test]
 fn limits_are_where_frames_leave_and_go_with_the_attachment() -> anyhow::Result<()> {
     for way in WAYS {
-        let _alone = ours::device_nodes(way.mode);
         let checked = || {
             let node = way.node()?;
             let (network, attachment) = (way.network(&node)?, attachment(&node, true)?);
@@ -267,7 +264,6 @@ fn delaying_device_on_the_node_is_swept_after_its_pod() -> anyhow::Result<()> {
 #[test]
 fn check_sees_every_limit_that_was_changed() -> anyhow::Result<()> {
     for way in WAYS {
-        let _alone = ours::device_nodes(way.mode);
         for device in [way.to_pod, way.from_pod] {
             let mut tampering = vec![
                 "tc qdisc replace dev {} root tbf rate 1mbit burst 50000 latency 25ms",

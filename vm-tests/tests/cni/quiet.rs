@@ -160,7 +160,6 @@ fn outlast_the_kernel(pod: &mut Place<'_>) -> anyhow::Result<()> {
 
 /// All of it, for one mode.
 fn stays_quiet_until_the_guest_speaks(way: Way) -> anyhow::Result<()> {
-    let _alone = ours::device_nodes(way.mode);
     let node = way.node()?;
     let network = way.network(&node)?;
     let attachment = Attachment::new("c0ffee", "eth0", &node.netns(0)?);

@@ -1,4 +1,5 @@
-//! Our modes that need a node's kernel, beside the reference plugin where there is one: VLANs of a bridge, and ipvlan.
+//! Our modes that need a node's kernel, beside the reference plugin where there is one: VLANs of a bridge, and ipvlan. And
+//! macvtap, to show it on a kernel that is years older than the machine's.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -32,6 +33,14 @@ fn ipvlan_serves_containers_and_vms_in_every_mode() {
             stage.step(&format!("limits, {mode}"), |stage| ipvlan_limits(stage, mode))?;
         }
         Ok(())
+    });
+}
+
+#[test]
+fn macvtaps_are_made_in_the_pods_with_indices_of_their_own() {
+    on_a_node(&[], |stage| {
+        stage.node.succeed("ip link set dummy0 up")?;
+        stage.step("VMs", macvtap_vms)
     });
 }
 
@@ -225,6 +234,39 @@ fn ipvlan_limits(stage: &mut Stage, mode: &str) -> Result<()> {
         for (pod, configuration, result) in [("a", &guest, vm), ("b", &container, other)] {
             stage.call("CHECK", pod, &with_previous(configuration, result))?;
             stage.delete(pod, configuration)?;
+        }
+        Ok(())
+    })
+}
+
+/// Both are the first link that is made in their namespace.
+fn macvtap_vms(stage: &mut Stage) -> Result<()> {
+    let macvtap = json!({ "cniVersion": "1.0.0", "name": "lab", "type": "sluice", "mode": "macvtap", "master": "dummy0" });
+    let pods = [("a", "10.1.0.1"), ("b", "10.1.0.2")];
+    stage.with_pods(&["a", "b", "vm-a", "vm-b"], |stage| {
+        let mut devices = Vec::new();
+        for (pod, address) in pods {
+            let result = stage.add(pod, &macvtap)?;
+            stage.call("CHECK", pod, &with_previous(&macvtap, result))?;
+            let link = stage.link(Some(pod), INTERFACE)?;
+            let index = link.get("ifindex").and_then(Value::as_u64).context("an index")?;
+            ensure!(index >= 1 << 30, "{link}");
+            let device = format!("/dev/tap{index}");
+            let mac = link.get("address").and_then(Value::as_str).context("a MAC")?;
+            let guest = format!("vm-{pod}");
+            stage.plug(pod, &device, &guest, MTU)?;
+            stage.node.succeed(&format!("ip -n {guest} link set {INTERFACE} address {mac}"))?;
+            stage.address(&guest, INTERFACE, address)?;
+            devices.push(device);
+        }
+        ensure!(devices.first() != devices.last(), "{devices:?}");
+        stage.reaches("vm-a", "10.1.0.2")?;
+        stage.reaches("vm-b", "10.1.0.1")?;
+        for (pod, _) in pods {
+            stage.delete(pod, &macvtap)?;
+        }
+        for device in devices {
+            stage.node.succeed(&format!("test ! -e {device}"))?;
         }
         Ok(())
     })

@@ -21,7 +21,7 @@ fn turn() -> MutexGuard<'static, ()> {
 }
 
 /// Runs `work` for each at the same time.
-fn at_once<T: Send + Sync, R: Send>(
+pub(crate) fn at_once<T: Send + Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> anyhow::Result<R> + Sync,
 ) -> anyhow::Result<Vec<R>> {

@@ -125,8 +125,8 @@ const TOGETHER: usize = 10;
 /// Between the steps too: at every system call that may change something.
 #[test]
 fn nothing_is_left_wherever_an_add_is_killed() -> anyhow::Result<()> {
-    for row in
-        ["tap", "none", "bridge with everything", "ptp for a container", "macvlan", "vxlan"].map(row_called)
+    for row in ["tap", "none", "bridge with everything", "ptp for a container", "macvlan", "macvtap", "vxlan"]
+        .map(row_called)
     {
         let stage = Stage::new(1)?;
         let (config, who) = (stage.config(&row), stage.who(0)?);

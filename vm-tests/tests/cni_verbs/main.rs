@@ -10,6 +10,7 @@ mod tampering;
 mod garbage;
 mod status;
 mod kills;
+mod indices;
 mod faults;
 mod crowds;
 mod refusals;

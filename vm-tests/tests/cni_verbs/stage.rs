@@ -35,7 +35,7 @@ impl Stage {
     pub(crate) fn new(pods: usize) -> anyhow::Result<Self> {
         let node = Node::new(pods)?;
         let devices = own_devices(&node)?;
-        // Links of several nodes have one index, after which device nodes of macvtaps are called.
+        // Where the kernel makes no device nodes, as in a node that is a container.
         let program = script(
             &node,
             "plugin",
@@ -175,6 +175,11 @@ impl Stage {
     pub(crate) fn device_node(&self) -> Option<PathBuf> {
         let name = names_in(&self.devices).into_iter().find(|name| name.starts_with("tap"))?;
         Some(self.devices.join(name))
+    }
+
+    /// Where the device node of the macvtap with this index is.
+    pub(crate) fn device_node_of(&self, index: u64) -> PathBuf {
+        self.devices.join(format!("tap{index}"))
     }
 
     pub(crate) fn journals(&self) -> Vec<String> {

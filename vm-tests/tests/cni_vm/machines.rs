@@ -35,8 +35,7 @@ const ROUTED: &str = "poda45814b0202";
 const LAN: &str = "pod094a367b026";
 const OVERLAY: &str = "podb4b33d24416";
 
-/// Waits for the tests that have VMs, each of which wants every core; and for those that have macvtaps: their device
-/// nodes are the machine's, and two nodes' may be called the same.
+/// Waits for the tests that have VMs, each of which wants every core.
 pub(crate) fn nodes_turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)

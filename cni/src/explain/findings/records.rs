@@ -67,20 +67,19 @@ pub(in super::super) fn gone(record: &Record, node: &BTreeSet<String>) -> Option
 
 /// Links that the attachment was made with and that still have the name they were made with.
 fn links(record: &Record) -> impl Iterator<Item = (Place, &str)> {
-    // A macvtap is made on the node under another name than it has in the pod, and enters the pod under that.
+    // A device plugin's macvtap has another name on the node than in the pod, and enters the pod under that.
     let moved = record.mode == "macvtap";
     let is_interim = move |name: &str| moved && name != record.attachment.interface;
     record.steps.iter().filter_map(move |step| match step {
-        Step::HostLink { name } if !moved => Some((Place::Node, name.as_str())),
-        Step::SharedLink { name } | Step::HostShaper { name } | Step::Port { name } => {
-            Some((Place::Node, name.as_str()))
-        }
+        Step::HostLink { name }
+        | Step::SharedLink { name }
+        | Step::HostShaper { name }
+        | Step::Port { name } => Some((Place::Node, name.as_str())),
         Step::PodLink { name } if is_interim(name) => None,
         Step::PodLink { name } | Step::PodRedirect { name, .. } | Step::PodShaper { name } => {
             Some((Place::Pod, name.as_str()))
         }
-        Step::HostLink { .. }
-        | Step::Lease
+        Step::Lease
         | Step::Rules
         | Step::LocalRoute { .. }
         | Step::DeviceNode { .. }

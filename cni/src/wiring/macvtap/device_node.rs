@@ -39,12 +39,14 @@ enum Found {
     Foreign,
 }
 
-/// Whether the link can have its device node; the link is in the namespace that the thread is in. Links of two
-/// namespaces may have one index, and then want one path.
-pub(super) fn is_free(link: &Link) -> Result<bool, CniError> {
-    let sysfs = sysfs()?;
-    let number = device_number(&sysfs, link)?;
-    Ok(look(&sysfs, link.index, number)? != Found::Foreign)
+/// Whether no device node is called after this index, nor anything else.
+pub(super) fn is_free(index: u32) -> Result<bool, CniError> {
+    let path = path(index);
+    match fs::symlink_metadata(&path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(CniError::io(path.display(), error)),
+    }
 }
 
 /// Makes the device node where the kernel has not, and gives it to QEMU.
