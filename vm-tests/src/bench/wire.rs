@@ -29,7 +29,10 @@ pub(super) fn connect(lab: &Lab, wire: Wire, mtu: u32) -> anyhow::Result<Option<
              link set {TAP} master br0\n"
         ))?,
         Wire::Redirect => {
-            let config = json!({ "cniVersion": "1.0.0", "name": "bench", "type": "sluice", "mode": "tap" });
+            let state = lab.directory().join("state");
+            let config = json!({
+                "cniVersion": "1.0.0", "name": "bench", "type": "sluice", "mode": "tap", "stateDir": state,
+            });
             plugin_calls::call(lab, lab.world(), pod, "ADD", "net1", &config)?;
         }
     }

@@ -117,7 +117,7 @@ impl Stage {
 
     /// Names of the node's own links, of pods, and of what is written down of attachments.
     fn traces(&mut self) -> Result<String> {
-        self.node.succeed("ls /sys/class/net; ip netns list; ls /run/sluice/cni/*.json 2>/dev/null || true")
+        self.node.succeed("ls /sys/class/net; ip netns list; ls /run/sluice/cni/*.jsonl 2>/dev/null || true")
     }
 }
 
