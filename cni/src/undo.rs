@@ -50,7 +50,9 @@ impl Undo<'_> {
 
     fn step(&mut self, step: &Step) -> Result<(), CniError> {
         match step {
-            Step::Lease => crate::ipam::delete(self.config, self.environment),
+            Step::Lease => {
+                crate::ipam::give_back(self.journal.entry().asked(), self.config, self.environment)
+            }
             // No other attachment has a link of this name.
             Step::HostLink { name } | Step::HostShaper { name } => Ok(self.host.delete(name).map(drop)?),
             Step::PodLink { name } => self.pod_link(name),

@@ -95,8 +95,9 @@ fn spawn(program: &Path, verb: Command, environment: &Environment, config: &[u8]
     }
     if environment.of_another {
         // What the runtime said of the attachment that it called for.
-        for name in ["CNI_ARGS", "CNI_NETNS"] {
-            command.env_remove(name);
+        command.env_remove("CNI_NETNS").env_remove("CNI_ARGS");
+        if !environment.arguments.text.is_empty() {
+            command.env("CNI_ARGS", &environment.arguments.text);
         }
     }
     let mut tries = BUSY_TRIES;

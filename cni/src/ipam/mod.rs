@@ -16,6 +16,7 @@ pub mod route_config;
 pub mod host_local;
 pub mod static_addresses;
 pub mod delegate;
+pub mod asked;
 
 use std::net::IpAddr;
 
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use tracing::{debug, warn};
 
+pub use self::asked::{Asked, give_back};
 use self::host_local::{Holder, HostLocal, Place};
 use self::range::RangeConfig;
 use self::static_addresses::Wishes;

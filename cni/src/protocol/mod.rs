@@ -17,7 +17,7 @@ pub use arguments::Arguments;
 pub use bandwidth::Bandwidth;
 pub use channels::RequestedIp;
 pub use cni_error::{CniError, Code, with_source};
-pub use config::{Config, version_reply};
+pub use config::{Config, LONGEST_CONFIG_BYTES, version_reply};
 pub use environment::{Command, Environment};
 pub use mac::MacAddress;
 pub use port_mapping::{PortMapping, Protocol};

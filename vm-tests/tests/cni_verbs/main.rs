@@ -6,6 +6,7 @@ mod rows;
 mod stage;
 mod tracer;
 mod repeats;
+mod leases;
 mod tampering;
 mod garbage;
 mod status;
