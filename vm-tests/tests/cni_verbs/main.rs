@@ -7,6 +7,7 @@ mod stage;
 mod tracer;
 mod repeats;
 mod leases;
+mod chained;
 mod tampering;
 mod garbage;
 mod status;
