@@ -100,9 +100,9 @@ fn spawn(program: &Path, verb: Command, environment: &Environment, config: &[u8]
     if environment.of_another {
         // What the runtime said of the attachment that it called for.
         command.env_remove("CNI_NETNS").env_remove("CNI_ARGS");
-        if !environment.arguments.text.is_empty() {
-            command.env("CNI_ARGS", &environment.arguments.text);
-        }
+    }
+    if !environment.arguments.text.is_empty() {
+        command.env("CNI_ARGS", &environment.arguments.text);
     }
     dies_with(&mut command, getpid());
     let mut tries = BUSY_TRIES;

@@ -15,7 +15,7 @@ pub mod port_mapping;
 
 pub use arguments::Arguments;
 pub use bandwidth::Bandwidth;
-pub use channels::RequestedIp;
+pub use channels::{Channel, Wished};
 pub use cni_error::{CniError, Code, with_source};
 pub use config::{Config, LONGEST_CONFIG_BYTES, version_reply};
 pub use environment::{Command, Environment};
