@@ -1,9 +1,9 @@
 //! What an ADD did outside the reach of the pod's end, written down before it is done; DEL and GC read it and undo.
 //!
-//! One file per attachment in the state folder, `<id>.jsonl`, one line of JSON each: who it is for, then every step
-//! before it is taken, then that all is done. Lines are only ever appended, so whoever dies, at any point, leaves either
-//! a step that was not written and so not taken, or one that is undone whether it was taken or not. A torn last line is
-//! a step that was not taken.
+//! One file per attachment in the state folder, `<id>.jsonl`, one line of JSON each: who it is for, with what its IPAM
+//! plugin is asked, every step before it is taken, and that all is done. Lines are only ever appended, so whoever dies, at
+//! any point, leaves either a step that was not written and so not taken, or one that is undone whether it was taken or
+//! not. A torn last line is a step that was not taken.
 //!
 //! The file is also the attachment's lock. The state folder is on a tmpfs: after a reboot neither it nor what it names
 //! is there. It must never know what a step means; `undo` does.
