@@ -3,12 +3,9 @@
 use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
 
-use sluice_cni::protocol::{CniError, Code, Command, Environment, Version};
+use sluice_cni::protocol::{CniError, Code, Command, Environment, LONGEST_CONFIG_BYTES, Version};
 use sluice_cni::tap::label;
 use sluice_cni::{logging, verbs};
-
-/// More than any configuration: etcd's objects are smaller.
-const LONGEST_CONFIG_BYTES: u64 = 4 << 20;
 
 fn main() -> ExitCode {
     let variable = |name: &str| std::env::var(name).ok();

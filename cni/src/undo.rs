@@ -97,7 +97,9 @@ impl Undo<'_> {
     fn step(&mut self, step: &Step) -> Result<(), CniError> {
         match step {
             Step::PodLink { .. } | Step::HostLink { .. } | Step::HostShaper { .. } => Ok(()), // together
-            Step::Lease => crate::ipam::delete(self.config, self.environment),
+            Step::Lease => {
+                crate::ipam::give_back(self.journal.entry().asked(), self.config, self.environment)
+            }
             Step::PodRedirect { name, tap, ingress } => self.inside(name, |inside, link| {
                 for to in inside.redirects(link.index)? {
                     // Ours also if the tap was removed before.

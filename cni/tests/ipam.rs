@@ -5,6 +5,7 @@
 mod ipam {
     mod bench;
     mod reference;
+    mod precedence;
     mod parallel;
     mod model;
     mod leases;

@@ -1,13 +1,15 @@
 //! Another program that hands out addresses, executed as the specification's section 4 says. It must never outlive the
-//! call, leave a zombie, or be believed without bounds.
+//! call, also one that is killed, leave a zombie, or be believed without bounds.
 //!
 //! The program gets this one's environment with the verb in `CNI_COMMAND`, and the configuration byte for byte. Its
 //! stdout is a result or an error; its stderr is passed on to ours. A program that exits leaves nothing to wait for,
-//! also when a child of its own keeps the pipes open.
+//! also when a child of its own keeps the pipes open. It has as long as the runtime gives to us: no bound of ours knows how
+//! long a DHCP server may take, and with us both it and the attachment's lock go.
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Program, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -16,7 +18,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, ioctl_fionbio};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpid, getppid, pidfd_open, set_parent_process_death_signal,
+};
 use serde::Deserialize;
 
 use crate::protocol::{CniError, Code, Command, Environment};
@@ -95,10 +99,12 @@ fn spawn(program: &Path, verb: Command, environment: &Environment, config: &[u8]
     }
     if environment.of_another {
         // What the runtime said of the attachment that it called for.
-        for name in ["CNI_ARGS", "CNI_NETNS"] {
-            command.env_remove(name);
-        }
+        command.env_remove("CNI_NETNS").env_remove("CNI_ARGS");
     }
+    if !environment.arguments.text.is_empty() {
+        command.env("CNI_ARGS", &environment.arguments.text);
+    }
+    dies_with(&mut command, getpid());
     let mut tries = BUSY_TRIES;
     loop {
         command.stdin(holding(config)?);
@@ -110,6 +116,26 @@ fn spawn(program: &Path, verb: Command, environment: &Environment, config: &[u8]
             spawned => return spawned,
         }
     }
+}
+
+/// Has the kernel kill the program when `parent`, which starts it, ends in whatever way.
+///
+/// By SIGKILL, as `Running` does: a program that would first finish its work could give an address to an attachment that
+/// was removed meanwhile. What it leaves half done is what DEL undoes. Not reached are children of its own, and a program
+/// with privileges of its own (setuid, capabilities of the file), at whose start the kernel forgets this (prctl(2), PR_SET_PDEATHSIG). The signal
+/// comes when the thread that starts it ends; there is but one.
+fn dies_with(command: &mut Program, parent: Pid) {
+    let tie = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Whoever died before that is not seen by the kernel any more.
+        if getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
+    };
+    #[expect(unsafe_code, reason = "what a child does between fork and exec is unsafe to std")]
+    // SAFETY: the closure may only do what is allowed after a fork: it makes two system calls, allocates nothing, and takes
+    // no lock; the error is a number.
+    unsafe {
+        command.pre_exec(tie)
+    };
 }
 
 /// A file in memory: unlike a pipe it needs nobody who goes on writing.
@@ -248,6 +274,26 @@ fn drain(pipe: &mut impl Read, mut take: impl FnMut(&[u8]) -> io::Result<()>) ->
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn program_whose_parent_is_dead_already_is_not_executed() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = folder.path().join("made");
+        // To its child a parent that has died is another one.
+        for (parent, lives) in [(Pid::INIT, false), (getpid(), true)] {
+            let mut command = Program::new("mkdir");
+            command.arg(&made);
+            dies_with(&mut command, parent);
+            let errno = command.status().map_err(|error| error.raw_os_error());
+            assert_eq!(errno.err().flatten(), (!lives).then_some(Errno::SRCH.raw_os_error()));
+            assert_eq!(made.exists(), lives);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! - an ADD that fails takes back what it reserved itself, not what the attachment had before;
 //! - an empty file, left by who was killed, does not keep its address for ever (`leases`);
 //! - DEL needs no valid ranges and makes no folder;
+//! - addresses asked for by several channels are not added up: the strongest counts, as everywhere here (`channels`);
 //! - a free address is looked for among the leases, not by trying every address.
 
 use std::collections::BTreeSet;

@@ -16,6 +16,7 @@ pub mod route_config;
 pub mod host_local;
 pub mod static_addresses;
 pub mod delegate;
+pub mod asked;
 
 use std::net::IpAddr;
 
@@ -23,10 +24,11 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use tracing::{debug, warn};
 
+pub use self::asked::{Asked, give_back};
 use self::host_local::{Holder, HostLocal, Place};
 use self::range::RangeConfig;
 use self::static_addresses::Wishes;
-use crate::protocol::{CniError, CniResult, Code, Command, Config, Environment};
+use crate::protocol::{CniError, CniResult, Code, Command, Config, Environment, Wished};
 
 /// The plugin that `ipam.type` names.
 enum Plugin {
@@ -48,8 +50,8 @@ pub fn add(config: &Config, environment: &Environment) -> Result<Option<CniResul
             host_local(config)?.add(&config.name, holder(environment), &requested)?
         }
         Plugin::Static => {
-            let channels = Channels::read(config)?;
-            static_addresses::add(section(config)?, channels.wishes(environment), config.version)?
+            let ips = config.ips(environment)?;
+            static_addresses::add(section(config)?, wishes(ips.as_ref(), environment), config.version)?
         }
         Plugin::Other(name) => {
             let program = delegate::find(name, &environment.path)?;
@@ -87,9 +89,9 @@ pub fn check(config: &Config, environment: &Environment) -> Result<(), CniError>
         None => Ok(()),
         Some(Plugin::HostLocal) => host_local(config)?.check(&config.name, holder(environment)),
         Some(Plugin::Static) => {
-            let channels = Channels::read(config)?;
-            let previous = config.previous()?;
-            static_addresses::check(section(config)?, channels.wishes(environment), previous.as_ref())
+            let (ips, previous) = (config.ips(environment)?, config.previous()?);
+            let wishes = wishes(ips.as_ref(), environment);
+            static_addresses::check(section(config)?, wishes, previous.as_ref())
         }
         Some(Plugin::Other(name)) => execute(&name, Command::Check, config, environment),
     }
@@ -118,8 +120,9 @@ pub fn status(config: &Config, environment: &Environment) -> Result<(), CniError
         None => Ok(()),
         Some(Plugin::HostLocal) => host_local(config)?.status(&config.name),
         Some(Plugin::Static) => {
-            let channels = Channels::read(config)?;
-            static_addresses::add(section(config)?, channels.wishes(environment), config.version).map(|_| ())
+            let ips = config.ips(environment)?;
+            let wishes = wishes(ips.as_ref(), environment);
+            static_addresses::add(section(config)?, wishes, config.version).map(|_| ())
         }
         Some(Plugin::Other(name)) => {
             let program = delegate::find(&name, &environment.path)
@@ -175,48 +178,16 @@ fn unless_too_old(error: CniError, name: &str, verb: &str) -> Result<(), CniErro
     Ok(())
 }
 
-/// Addresses that the runtime asks for, where the configuration says so. The two plugins weigh them differently.
-struct Channels {
-    runtime_config: Vec<String>,
-    args: Vec<String>,
+/// For `static`, which words its own complaints.
+fn wishes<'a>(ips: Option<&'a Wished>, environment: &'a Environment) -> Wishes<'a> {
+    Wishes { ips, gateways: &environment.arguments.gateways }
 }
 
-impl Channels {
-    fn read(config: &Config) -> Result<Self, CniError> {
-        let texts = |path: &[&str]| -> Result<Vec<String>, CniError> {
-            Ok(config.read_at(path)?.unwrap_or_default())
-        };
-        Ok(Self { runtime_config: texts(&RUNTIME_IPS)?, args: texts(&ARGS_IPS)? })
-    }
-
-    fn wishes<'a>(&'a self, environment: &'a Environment) -> Wishes<'a> {
-        Wishes {
-            runtime_config: &self.runtime_config,
-            args: &self.args,
-            environment: &environment.arguments.ips,
-            gateways: &environment.arguments.gateways,
-        }
-    }
-}
-
-const RUNTIME_IPS: [&str; 2] = ["runtimeconfig", "ips"];
-const ARGS_IPS: [&str; 3] = ["args", "cni", "ips"];
-
-/// For `host-local`, which takes the addresses of all three channels together, with or without a prefix length.
+/// For `host-local`, which takes them with or without a prefix length.
 fn requested(config: &Config, environment: &Environment) -> Result<Vec<IpAddr>, CniError> {
-    let channels = Channels::read(config)?;
-    let mut addresses = Vec::new();
-    for text in &environment.arguments.ips {
-        addresses.push(address(text).ok_or_else(|| {
-            CniError::new(Code::InvalidEnvironment, format!("CNI_ARGS: IP={text}: invalid IP address"))
-        })?);
-    }
-    for (key, texts) in [("args.cni.ips", &channels.args), ("runtimeConfig.ips", &channels.runtime_config)] {
-        for text in texts {
-            addresses.push(address(text).ok_or_else(|| CniError::config(key, text, "invalid IP address"))?);
-        }
-    }
-    Ok(addresses)
+    let Some(wished) = config.ips(environment)? else { return Ok(Vec::new()) };
+    let read = |text: &String| address(text).ok_or_else(|| wished.refuse(text, "invalid IP address"));
+    wished.texts.iter().map(read).collect()
 }
 
 fn address(text: &str) -> Option<IpAddr> {

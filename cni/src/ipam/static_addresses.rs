@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::host_local::one_of_each_family;
 use super::range::optional;
 use super::route_config::{DnsConfig, RouteConfig};
-use crate::protocol::{CniError, CniResult, Code, Ip, Version};
+use crate::protocol::{Channel, CniError, CniResult, Code, Ip, Version, Wished};
 
 /// `ipam`, as far as it is this plugin's.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -29,16 +29,12 @@ struct Address {
     gateway: Option<IpAddr>,
 }
 
-/// What the runtime asks for, as text, by where it says so.
+/// What the runtime asks for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wishes<'a> {
-    /// `runtimeConfig.ips`, which replace all others.
-    pub runtime_config: &'a [String],
-    /// `args.cni.ips`, which replace those of the configuration and of `CNI_ARGS`.
-    pub args: &'a [String],
-    /// `IP` in `CNI_ARGS`: more addresses.
-    pub environment: &'a [String],
-    /// `GATEWAY` in `CNI_ARGS`: for the addresses of the environment in whose prefix they lie.
+    /// Those of `CNI_ARGS` come behind the configuration's addresses, all others replace them.
+    pub ips: Option<&'a Wished>,
+    /// `GATEWAY` in `CNI_ARGS`: for the addresses from there in whose prefix they lie.
     pub gateways: &'a [String],
 }
 
@@ -78,11 +74,9 @@ pub fn check(section: Section, wishes: Wishes<'_>, previous: Option<&CniResult>)
 }
 
 fn addresses(configured: Vec<Address>, wishes: Wishes<'_>) -> Result<Vec<Ip>, CniError> {
-    // What CNI_ARGS says must be right even where it does not count.
-    let environment = from_environment(wishes)?;
-    let replacing = if wishes.runtime_config.is_empty() { wishes.args } else { wishes.runtime_config };
-    if !replacing.is_empty() {
-        return replacing
+    let asked = wishes.ips.map_or_else(<&[String]>::default, |wished| &wished.texts);
+    if wishes.ips.is_some_and(|wished| wished.channel != Channel::Arguments) {
+        return asked
             .iter()
             .map(|text| {
                 let refused =
@@ -93,6 +87,7 @@ fn addresses(configured: Vec<Address>, wishes: Wishes<'_>) -> Result<Vec<Ip>, Cn
             })
             .collect();
     }
+    let environment = from_environment(asked, wishes.gateways)?;
     let mut ips = Vec::with_capacity(configured.len() + environment.len());
     for Address { address, gateway } in configured {
         let refused = || format!("the 'address' field is expected to be in CIDR notation, got: '{address}'");
@@ -103,15 +98,15 @@ fn addresses(configured: Vec<Address>, wishes: Wishes<'_>) -> Result<Vec<Ip>, Cn
     Ok(ips)
 }
 
-fn from_environment(wishes: Wishes<'_>) -> Result<Vec<Ip>, CniError> {
+fn from_environment(asked: &[String], gateways: &[String]) -> Result<Vec<Ip>, CniError> {
     let mut ips = Vec::new();
-    for text in wishes.environment {
+    for text in asked {
         let refused =
             || format!("CNI_ARGS: the 'ip' field is expected to be in CIDR notation, got: '{text}'");
         let prefix = prefix(text).ok_or_else(|| CniError::new(Code::InvalidEnvironment, refused()))?;
         ips.push(ip(prefix, None));
     }
-    for text in wishes.gateways {
+    for text in gateways {
         let gateway: IpAddr = text.parse().map_err(|_| {
             CniError::new(Code::InvalidEnvironment, format!("CNI_ARGS: invalid gateway address: {text}"))
         })?;

@@ -1,9 +1,9 @@
 //! What an ADD did outside the reach of the pod's end, written down before it is done; DEL and GC read it and undo.
 //!
-//! One file per attachment in the state folder, `<id>.jsonl`, one line of JSON each: who it is for, then every step
-//! before it is taken, then that all is done. Lines are only ever appended, so whoever dies, at any point, leaves either
-//! a step that was not written and so not taken, or one that is undone whether it was taken or not. A torn last line is
-//! a step that was not taken.
+//! One file per attachment in the state folder, `<id>.jsonl`, one line of JSON each: who it is for, with what its IPAM
+//! plugin is asked, every step before it is taken, and that all is done. Lines are only ever appended, so whoever dies, at
+//! any point, leaves either a step that was not written and so not taken, or one that is undone whether it was taken or
+//! not. A torn last line is a step that was not taken.
 //!
 //! The file is also the attachment's lock. The state folder is on a tmpfs: after a reboot neither it nor what it names
 //! is there. It must never know what a step means; `undo` does.
@@ -20,8 +20,9 @@ use rustix::process::{Signal, geteuid, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::Attachment;
+use crate::ipam::Asked;
 use crate::namespace::Namespace;
-use crate::protocol::{CniError, MacAddress};
+use crate::protocol::{CniError, LONGEST_CONFIG_BYTES, MacAddress};
 
 pub use step::Step;
 
@@ -38,8 +39,9 @@ pub const RULES: &str = "rules";
 /// The mode's bits that let the group or everybody write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Far longer than any journal; a file that has grown past it is none of ours.
-const LONGEST_BYTES: u64 = 1 << 20;
+/// Longer than any journal: the longest configuration, each character of which may need another that escapes it, and room
+/// for `CNI_ARGS` and steps. A file that has grown past it is none of ours.
+const LONGEST_BYTES: u64 = 3 * LONGEST_CONFIG_BYTES;
 
 /// In debug builds: at which step, counted from 1, the program kills itself.
 const DIE_AT_STEP: &str = "SLUICE_CNI_DIE_AT_STEP";
@@ -73,6 +75,10 @@ pub struct Header {
     pub netns: PathBuf,
     /// [`Namespace::identity`] of it: another of the same name is another.
     pub netns_identity: (u64, u64),
+    /// For [`Step::Lease`]. Here and not there, so that an older version, which knows nothing of it, still reads the step,
+    /// and undoes it with the configuration that it is given. Absent from what such a version wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
 }
 
 /// One line of the file.
@@ -341,6 +347,11 @@ impl Entry {
             .is_some_and(|header| pod.identity().is_ok_and(|identity| header.netns_identity == identity))
     }
 
+    /// What the IPAM plugin was asked with; `None` if ADD did not come so far, or an older version wrote this.
+    pub fn asked(&self) -> Option<&Asked> {
+        self.header.as_ref().filter(|_| self.steps.contains(&Step::Lease))?.asked.as_ref()
+    }
+
     /// Reads up to the first line that is not whole.
     fn parse(text: &[u8]) -> Self {
         let mut entry = Self::default();
@@ -402,6 +413,7 @@ fn regular(options: &mut fs::OpenOptions, path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{Config, Environment};
 
     fn attachment(interface: &str, beside: Option<&str>) -> Attachment {
         Attachment {
@@ -412,11 +424,13 @@ mod tests {
         }
     }
 
+    fn header(attachment: Attachment, asked: Option<Asked>) -> Header {
+        Header { attachment, mode: String::new(), netns: PathBuf::new(), netns_identity: (0, 0), asked }
+    }
+
     fn write_down(store: &Store, attachment: Attachment) {
         let mut journal = store.lock(&attachment).unwrap();
-        let header =
-            Header { attachment, mode: String::new(), netns: PathBuf::new(), netns_identity: (0, 0) };
-        journal.begin(header).unwrap();
+        journal.begin(header(attachment, None)).unwrap();
     }
 
     #[test]
@@ -529,5 +543,60 @@ mod tests {
             (journal.entry().steps.as_slice(), journal.entry().unknown),
             ([Step::Rules, Step::Lease].as_slice(), None)
         );
+    }
+
+    fn asked(config: &str) -> Asked {
+        let variable = |name: &str| match name {
+            "CNI_COMMAND" => Some("ADD".to_owned()),
+            "CNI_ARGS" => None,
+            _ => Some("x".to_owned()),
+        };
+        let environment = Environment::read(variable).unwrap();
+        Asked::of(&Config::parse(config.as_bytes()).unwrap(), &environment).unwrap()
+    }
+
+    /// Every character of it needs one more that escapes it.
+    #[test]
+    fn longest_configuration_is_kept_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        let keys = r#"{"name":"n","ipam":{"type":"other"},"x":""#;
+        let room = usize::try_from(LONGEST_CONFIG_BYTES).unwrap() - keys.len() - r#""}"#.len();
+        let longest = asked(&format!(r#"{keys}{}"}}"#, r#"\""#.repeat(room / 2)));
+        let who = attachment("eth0", None);
+        let mut journal = store.lock(&who).unwrap();
+        journal.begin(header(who.clone(), Some(longest.clone()))).unwrap();
+        journal.will(Step::Lease).unwrap();
+        drop(journal);
+        let journal = store.lock(&who).unwrap();
+        assert!(journal.entry().asked() == Some(&longest));
+        journal.remove().unwrap();
+    }
+
+    #[test]
+    fn what_was_asked_with_counts_from_the_step_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        let who = attachment("eth0", None);
+        let mut journal = store.lock(&who).unwrap();
+        let asked = asked(r#"{"name":"n","ipam":{"type":"other"}}"#);
+        journal.begin(header(who, Some(asked.clone()))).unwrap();
+        assert_eq!(journal.entry().asked(), None);
+        journal.will(Step::Lease).unwrap();
+        assert_eq!(journal.entry().asked(), Some(&asked));
+    }
+
+    /// As the version before wrote it, to the byte.
+    #[test]
+    fn journal_that_does_not_say_what_was_asked_with_is_read() {
+        let text = concat!(
+            r#"{"attachment":{"network":"net","container":"c1","interface":"net1","mode":"bridge","#,
+            r#""netns":"/run/netns/p","netns_identity":[4,4026532000]}}"#,
+            "\n{\"step\":{\"host-link\":{\"name\":\"veth0\"}}}\n{\"step\":\"lease\"}\n\"done\"\n",
+        );
+        let entry = Entry::parse(text.as_bytes());
+        assert_eq!((entry.unknown, entry.done, entry.asked()), (None, true, None));
+        assert_eq!(entry.steps, [Step::HostLink { name: "veth0".to_owned() }, Step::Lease]);
+        assert_eq!(entry.header.unwrap().attachment, attachment("net1", None));
     }
 }

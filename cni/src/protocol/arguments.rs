@@ -6,6 +6,8 @@ use super::cni_error::{CniError, Code};
 /// What the known keys say, as text. Empty values count as absent; of two equal keys the last is taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arguments {
+    /// All of it as given, for delegates.
+    pub text: String,
     pub mac: Option<String>,
     /// Addresses, with or without a prefix length. Multus joins several by commas.
     pub ips: Vec<String>,
@@ -21,7 +23,7 @@ impl Arguments {
     /// Code 4 for a pair that is none, for an `IgnoreUnknown` that is no boolean, and for unknown keys without
     /// `IgnoreUnknown=1`. Every runtime sends `K8S_*`, so those are always known.
     pub fn parse(text: &str) -> Result<Self, CniError> {
-        let mut arguments = Self::default();
+        let mut arguments = Self { text: text.to_owned(), ..Self::default() };
         let mut unknown = Vec::new();
         let mut ignore_unknown = false;
         for pair in pairs(text) {
@@ -45,7 +47,7 @@ impl Arguments {
 
     /// For a removal, which must not fail on them: whatever can be read.
     pub fn parse_leniently(text: &str) -> Self {
-        let mut arguments = Self::default();
+        let mut arguments = Self { text: text.to_owned(), ..Self::default() };
         for (key, value) in pairs(text).filter_map(split) {
             arguments.take(key, value);
         }
@@ -136,6 +138,7 @@ mod tests {
                     K8S_POD_INFRA_CONTAINER_ID=c1;K8S_POD_UID=u1;MAC=02:00:00:00:00:01;IP=10.0.0.2/24,fd00::2/64;\
                     GATEWAY=10.0.0.1";
         let expected = Arguments {
+            text: text.to_owned(),
             mac: Some("02:00:00:00:00:01".to_owned()),
             ips: vec!["10.0.0.2/24".to_owned(), "fd00::2/64".to_owned()],
             gateways: vec!["10.0.0.1".to_owned()],
@@ -147,7 +150,8 @@ mod tests {
 
     #[test]
     fn keys_of_kubernetes_are_known_without_being_ignored() {
-        assert_eq!(Arguments::parse("K8S_POD_INFRA_CONTAINER_ID=c1"), Ok(Arguments::default()));
+        let text = "K8S_POD_INFRA_CONTAINER_ID=c1".to_owned();
+        assert_eq!(Arguments::parse(&text), Ok(Arguments { text, ..Arguments::default() }));
     }
 
     #[test]
@@ -161,7 +165,8 @@ mod tests {
 
     #[test]
     fn removal_reads_what_it_can() {
-        let arguments = Arguments::parse_leniently("FOO;=;BAR=1;MAC=a=b;IgnoreUnknown=?;IP=10.0.0.2;");
-        assert_eq!(arguments, Arguments { ips: vec!["10.0.0.2".to_owned()], ..Arguments::default() });
+        let text = "FOO;=;BAR=1;MAC=a=b;IgnoreUnknown=?;IP=10.0.0.2;".to_owned();
+        let arguments = Arguments::parse_leniently(&text);
+        assert_eq!(arguments, Arguments { text, ips: vec!["10.0.0.2".to_owned()], ..Arguments::default() });
     }
 }

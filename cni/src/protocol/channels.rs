@@ -1,54 +1,51 @@
 //! What a runtime, Multus or KubeVirt asks for one attachment: the same wish may come by four channels. It must never take
-//! the weaker one: `runtimeConfig`, then `args.cni`, then `CNI_ARGS`, then the configuration's own keys.
+//! the weaker one: `runtimeConfig`, then `args.cni`, then `CNI_ARGS`, then, for a MAC, the configuration's own key.
 //!
-//! The conventions also demand that `CNI_ARGS` is ignored where `args.cni` has the key; so it is, even if it could not be
-//! read. An empty text or list counts as absent in every channel.
+//! The conventions also demand that `CNI_ARGS` is ignored where `args.cni` has the key (CONVENTIONS.md, "CNI_ARGS"); so it
+//! is, even if it could not be read. An empty text or list counts as absent in every channel.
 
-use std::fmt::Display;
-use std::net::{AddrParseError, IpAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use ipnet::IpNet;
 use serde_json::Value;
 
 use super::cni_error::{CniError, Code};
 use super::config::Config;
 use super::environment::Environment;
-use super::mac::MacAddress;
+use super::mac::{MacAddress, MacError};
 
-/// An address that the attachment shall have. host-local takes it without a prefix length, static needs one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RequestedIp {
-    pub address: IpAddr,
-    pub prefix_len: Option<u8>,
+/// Where something may be asked for, the strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    RuntimeConfig,
+    /// `args.cni`.
+    Args,
+    /// `CNI_ARGS`.
+    Arguments,
+    /// The configuration's own key.
+    Own,
 }
 
-impl RequestedIp {
-    pub fn net(self) -> Option<IpNet> {
-        IpNet::new(self.address, self.prefix_len?).ok()
-    }
+/// What the strongest channel that says anything asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wished {
+    pub channel: Channel,
+    /// As written there.
+    key: String,
+    /// Never empty.
+    pub texts: Vec<String>,
 }
 
-/// Why a text is no address with or without a prefix length.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RequestedIpError {
-    #[error("no IP address")]
-    Address(AddrParseError),
-    #[error("no IP address with a prefix length")]
-    Net(ipnet::AddrParseError),
-}
-
-impl FromStr for RequestedIp {
-    type Err = RequestedIpError;
-
-    fn from_str(text: &str) -> Result<Self, RequestedIpError> {
-        if text.contains('/') {
-            let net: IpNet = text.parse().map_err(RequestedIpError::Net)?;
-            Ok(Self { address: net.addr(), prefix_len: Some(net.prefix_len()) })
-        } else {
-            let address = text.parse().map_err(RequestedIpError::Address)?;
-            Ok(Self { address, prefix_len: None })
+impl Wished {
+    /// One of the texts cannot be used: code 7, or 4 for `CNI_ARGS`, with key and value.
+    pub fn refuse(&self, text: &str, why: &str) -> CniError {
+        let Self { key, .. } = self;
+        match self.channel {
+            Channel::Arguments => {
+                CniError::new(Code::InvalidEnvironment, format!("invalid CNI_ARGS {key} {text:?}: {why}"))
+            }
+            Channel::RuntimeConfig | Channel::Args | Channel::Own => {
+                CniError::config(key, format!("{text:?}"), why)
+            }
         }
     }
 }
@@ -59,23 +56,18 @@ impl Config {
     /// # Errors
     /// Code 7, or 4 for `CNI_ARGS`, with the channel and the value.
     pub fn mac(&self, environment: &Environment) -> Result<Option<MacAddress>, CniError> {
-        Ok(self.wish(MAC, environment.arguments.mac.as_slice())?.first().copied())
+        let Some(wished) = self.wished(MAC, environment.arguments.mac.as_slice())? else { return Ok(None) };
+        let text = wished.texts.first().map_or("", String::as_str);
+        text.parse().map(Some).map_err(|error: MacError| wished.refuse(text, &error.to_string()))
     }
 
-    /// The addresses that the attachment shall have, in order.
+    /// The addresses that the attachment shall have, in order. host-local takes them with or without a prefix length,
+    /// static needs one. `None` if any will do.
     ///
     /// # Errors
-    /// As [`Config::mac`].
-    pub fn ips(&self, environment: &Environment) -> Result<Vec<RequestedIp>, CniError> {
-        self.wish(IPS, &environment.arguments.ips)
-    }
-
-    /// The gateways for those of these addresses in whose networks they are.
-    ///
-    /// # Errors
-    /// As [`Config::mac`].
-    pub fn gateway(&self, environment: &Environment) -> Result<Vec<IpAddr>, CniError> {
-        self.wish(GATEWAY, &environment.arguments.gateways)
+    /// Code 7 where a key has not text or a list of it.
+    pub fn ips(&self, environment: &Environment) -> Result<Option<Wished>, CniError> {
+        self.wished(IPS, &environment.arguments.ips)
     }
 
     /// KubeVirt's name of the network whose binding this is (`args.cni.logicNetworkName`).
@@ -119,38 +111,30 @@ impl Config {
     }
 
     /// The strongest channel's values; those of weaker ones are not looked at.
-    fn wish<T>(&self, wish: Wish, arguments: &[String]) -> Result<Vec<T>, CniError>
-    where
-        T: FromStr<Err: Display>,
-    {
-        for path in [&["runtimeconfig", wish.key][..], &["args", "cni", wish.key]] {
-            if let Some(found) = self.wish_at(wish, path)? {
-                return Ok(found);
+    fn wished(&self, wish: Wish, arguments: &[String]) -> Result<Option<Wished>, CniError> {
+        for (channel, path) in [
+            (Channel::RuntimeConfig, &["runtimeconfig", wish.key][..]),
+            (Channel::Args, &["args", "cni", wish.key]),
+        ] {
+            if let Some(found) = self.wished_at(wish, channel, path)? {
+                return Ok(Some(found));
             }
         }
         if !arguments.is_empty() {
-            return parse(arguments, |text, why| {
-                let msg = format!("invalid CNI_ARGS {} {text:?}: {why}", wish.argument);
-                CniError::new(Code::InvalidEnvironment, msg)
-            });
+            let (key, texts) = (wish.argument.to_owned(), arguments.to_vec());
+            return Ok(Some(Wished { channel: Channel::Arguments, key, texts }));
         }
-        Ok(self.wish_at(wish, &[wish.key])?.unwrap_or_default())
+        if wish.own { self.wished_at(wish, Channel::Own, &[wish.key]) } else { Ok(None) }
     }
 
-    fn wish_at<T>(&self, wish: Wish, path: &[&str]) -> Result<Option<Vec<T>>, CniError>
-    where
-        T: FromStr<Err: Display>,
-    {
+    fn wished_at(&self, wish: Wish, channel: Channel, path: &[&str]) -> Result<Option<Wished>, CniError> {
         let texts = match self.read_at::<Value>(path)? {
             None => return Ok(None),
             Some(Value::Array(_)) if wish.several => self.read_at::<Vec<String>>(path)?.unwrap_or_default(),
             Some(_) => self.text(path)?.into_iter().collect(),
         };
-        if texts.is_empty() {
-            return Ok(None);
-        }
-        let key = self.keys.spell(path);
-        parse(&texts, |text, why| CniError::config(&key, format!("{text:?}"), why)).map(Some)
+        let found = Wished { channel, key: self.keys.spell(path), texts };
+        Ok(Some(found).filter(|found| !found.texts.is_empty()))
     }
 }
 
@@ -163,18 +147,12 @@ struct Wish {
     argument: &'static str,
     /// Whether JSON may have a list.
     several: bool,
+    /// Whether the configuration itself may say it, at its top.
+    own: bool,
 }
 
-const MAC: Wish = Wish { key: "mac", argument: "MAC", several: false };
-const IPS: Wish = Wish { key: "ips", argument: "IP", several: true };
-const GATEWAY: Wish = Wish { key: "gateway", argument: "GATEWAY", several: true };
-
-fn parse<T>(texts: &[String], refuse: impl Fn(&str, &str) -> CniError) -> Result<Vec<T>, CniError>
-where
-    T: FromStr<Err: Display>,
-{
-    texts.iter().map(|text| text.parse().map_err(|error: T::Err| refuse(text, &error.to_string()))).collect()
-}
+const MAC: Wish = Wish { key: "mac", argument: "MAC", several: false, own: true };
+const IPS: Wish = Wish { key: "ips", argument: "IP", several: true, own: false };
 
 #[cfg(test)]
 mod tests {
@@ -194,40 +172,39 @@ mod tests {
         Environment::read(lookup).unwrap()
     }
 
-    const RUNTIME: &str =
-        r#","runtimeConfig":{"mac":"02:00:00:00:00:01","ips":["10.0.0.1/24"],"gateway":"10.0.0.11"}"#;
-    const ARGS: &str =
-        r#","args":{"cni":{"mac":"02:00:00:00:00:02","ips":["10.0.0.2/24"],"gateway":["10.0.0.12"]}}"#;
-    const CNI_ARGS: &str = "MAC=02:00:00:00:00:03;IP=10.0.0.3/24;GATEWAY=10.0.0.13";
-    const OWN: &str = r#","MAC":"02:00:00:00:00:04","ips":"10.0.0.4/24","gateway":"10.0.0.14""#;
+    const RUNTIME: &str = r#","runtimeConfig":{"mac":"02:00:00:00:00:01","ips":["10.0.0.1/24"]}"#;
+    const ARGS: &str = r#","args":{"cni":{"mac":"02:00:00:00:00:02","ips":["10.0.0.2/24"]}}"#;
+    const CNI_ARGS: &str = "MAC=02:00:00:00:00:03;IP=10.0.0.3/24";
+    const OWN: &str = r#","MAC":"02:00:00:00:00:04""#;
+
+    fn texts(found: Result<Option<Wished>, CniError>) -> Vec<String> {
+        found.unwrap().map_or_else(Vec::new, |found| found.texts)
+    }
 
     #[test]
     fn strongest_channel_wins() {
-        for (keys, arguments, expected) in [
-            ([RUNTIME, ARGS, OWN].concat(), CNI_ARGS, 1),
-            ([ARGS, OWN].concat(), CNI_ARGS, 2),
-            (OWN.to_owned(), CNI_ARGS, 3),
-            (OWN.to_owned(), "", 4),
+        for (keys, arguments, expected, channel) in [
+            ([RUNTIME, ARGS, OWN].concat(), CNI_ARGS, 1, Some(Channel::RuntimeConfig)),
+            ([ARGS, OWN].concat(), CNI_ARGS, 2, Some(Channel::Args)),
+            (OWN.to_owned(), CNI_ARGS, 3, Some(Channel::Arguments)),
+            // Addresses of its own are in `ipam`.
+            ([OWN, r#","ips":["10.0.0.4/24"]"#].concat(), "", 4, None),
         ] {
             let (config, environment) = (config(&keys), environment(arguments));
             let mac = config.mac(&environment).unwrap().unwrap();
             assert_eq!(mac.to_string(), format!("02:00:00:00:00:0{expected}"));
-            let net = config.ips(&environment).unwrap().first().unwrap().net().unwrap();
-            assert_eq!(net.to_string(), format!("10.0.0.{expected}/24"));
-            let gateway = config.gateway(&environment).unwrap();
-            assert_eq!(gateway, [format!("10.0.0.1{expected}").parse::<IpAddr>().unwrap()]);
+            let ips = config.ips(&environment);
+            assert_eq!(ips.as_ref().unwrap().as_ref().map(|found| found.channel), channel);
+            assert_eq!(texts(ips), channel.map(|_| format!("10.0.0.{expected}/24")).as_slice());
         }
     }
 
     #[test]
     fn nothing_asked_is_nothing_wished() {
-        for keys in
-            ["", r#","mac":"","ips":[],"gateway":"","runtimeConfig":{"mac":"","ips":null},"args":{"cni":{}}"#]
-        {
+        for keys in ["", r#","mac":"","ips":[],"runtimeConfig":{"mac":"","ips":null},"args":{"cni":{}}"#] {
             let (config, environment) = (config(keys), environment("MAC=;IP="));
             assert_eq!(config.mac(&environment), Ok(None));
-            assert_eq!(config.ips(&environment), Ok(Vec::new()));
-            assert_eq!(config.gateway(&environment), Ok(Vec::new()));
+            assert_eq!(config.ips(&environment), Ok(None));
         }
     }
 
@@ -236,26 +213,22 @@ mod tests {
         let empty = r#","runtimeConfig":{"mac":"","ips":[]}"#;
         let (config, environment) = (config(&[empty, ARGS].concat()), environment(""));
         assert_eq!(config.mac(&environment).unwrap().unwrap().to_string(), "02:00:00:00:00:02");
-        assert_eq!(config.ips(&environment).unwrap().len(), 1);
+        assert_eq!(texts(config.ips(&environment)), ["10.0.0.2/24"]);
     }
 
     #[test]
     fn weaker_channel_is_not_even_read() {
-        let config = config(&[ARGS, r#","ips":[{}],"mac":5"#].concat());
+        let config = config(&[RUNTIME, r#","args":{"cni":{"ips":[{}],"mac":5}},"mac":5"#].concat());
         let environment = environment("MAC=nonsense;IP=nonsense");
         assert!(config.mac(&environment).is_ok());
         assert!(config.ips(&environment).is_ok());
     }
 
     #[test]
-    fn several_addresses_keep_order_and_may_lack_a_prefix_length() {
-        let found = config("").ips(&environment("IP=fd00::2/64,10.0.0.2")).unwrap();
-        let expected = [
-            RequestedIp { address: "fd00::2".parse().unwrap(), prefix_len: Some(64) },
-            RequestedIp { address: "10.0.0.2".parse().unwrap(), prefix_len: None },
-        ];
-        assert_eq!(found, expected);
-        assert_eq!(found[1].net(), None);
+    fn several_addresses_keep_order_and_form() {
+        assert_eq!(texts(config("").ips(&environment("IP=fd00::2/64,10.0.0.2"))), ["fd00::2/64", "10.0.0.2"]);
+        let one = config(r#","args":{"cni":{"ips":"10.0.0.2"}}"#);
+        assert_eq!(texts(one.ips(&environment(""))), ["10.0.0.2"]);
     }
 
     #[test]
@@ -282,25 +255,12 @@ mod tests {
                 config_error(r#"mac ["02:00:00:00:00:01"]: expected a string"#),
             ),
             (r#","args":{"cni":"x"}"#, "", config_error(r#"args.cni "x": expected an object"#)),
-            (
-                r#","ips":["10.0.0.1/33"]"#,
-                "",
-                config_error(r#"ips "10.0.0.1/33": no IP address with a prefix length"#),
-            ),
-            (r#","ips":["a"]"#, "", config_error(r#"ips "a": no IP address"#)),
-            (r#","ips":[5]"#, "", config_error("ips[0] 5: expected a string")),
-            (r#","ips":5"#, "", config_error("ips 5: expected a string")),
-            ("", "IP=10.0.0.1,b", (4, r#"invalid CNI_ARGS IP "b": no IP address"#.to_owned())),
-            (
-                r#","gateway":"10.0.0.1/24""#,
-                "",
-                config_error(r#"gateway "10.0.0.1/24": invalid IP address syntax"#),
-            ),
+            (r#","args":{"cni":{"Ips":[5]}}"#, "", config_error("args.cni.Ips[0] 5: expected a string")),
+            (r#","runtimeConfig":{"ips":5}"#, "", config_error("runtimeConfig.ips 5: expected a string")),
         ] {
             let (config, environment) = (config(keys), environment(arguments));
             let error = config.mac(&environment).err();
-            let error = error.or_else(|| config.ips(&environment).err());
-            let error = error.or_else(|| config.gateway(&environment).err()).unwrap();
+            let error = error.or_else(|| config.ips(&environment).err()).unwrap();
             assert_eq!((error.code, error.to_string()), expected, "{keys} {arguments}");
         }
     }

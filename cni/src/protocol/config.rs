@@ -62,6 +62,11 @@ impl Config {
         Self::parse(Value::Object(keys).to_string().as_bytes()).unwrap_or_else(|_| self.clone())
     }
 
+    /// Whether both say the same, whatever plugins before have answered.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        self.keys.without("prevresult") == other.keys.without("prevresult")
+    }
+
     /// The whole configuration as a `T`, whose fields are named in lower case (`#[serde(rename = "isgateway")]`). Keys
     /// unknown to `T` are accepted; null counts as absent.
     ///
@@ -153,6 +158,9 @@ impl Config {
         })
     }
 }
+
+/// Of a configuration. More than any has: etcd's objects are smaller.
+pub const LONGEST_CONFIG_BYTES: u64 = 4 << 20;
 
 /// Keys that a runtime puts into the configuration for one attachment.
 const OF_ONE: [&str; 3] = ["prevResult", "runtimeConfig", "args"];

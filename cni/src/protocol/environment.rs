@@ -301,7 +301,11 @@ mod tests {
             container_id: "c1".to_owned(),
             netns: Some(PathBuf::from("/run/netns/a")),
             interface: "eth0".to_owned(),
-            arguments: Arguments { mac: Some("m".to_owned()), ..Arguments::default() },
+            arguments: Arguments {
+                text: "MAC=m".to_owned(),
+                mac: Some("m".to_owned()),
+                ..Arguments::default()
+            },
             path: vec![PathBuf::from("/opt/cni/bin"), PathBuf::from("/usr/lib/cni")],
             netns_override: false,
             of_another: false,

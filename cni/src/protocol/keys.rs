@@ -73,6 +73,12 @@ impl Folded {
         self.convert(path, value).map(Some)
     }
 
+    /// The members of the document but this one, given in lower case.
+    pub(super) fn without(&self, left_out: &str) -> BTreeMap<&str, &Value> {
+        let members = self.value.as_object().into_iter().flatten();
+        members.map(|(key, value)| (key.as_str(), value)).filter(|(key, _)| *key != left_out).collect()
+    }
+
     /// Whether a key, given in lower case, was null somewhere.
     pub(super) fn was_null(&self, key: &str) -> bool {
         self.notes.nulls.contains(key)

@@ -15,9 +15,9 @@ pub mod port_mapping;
 
 pub use arguments::Arguments;
 pub use bandwidth::Bandwidth;
-pub use channels::RequestedIp;
+pub use channels::{Channel, Wished};
 pub use cni_error::{CniError, Code, with_source};
-pub use config::{Config, version_reply};
+pub use config::{Config, LONGEST_CONFIG_BYTES, version_reply};
 pub use environment::{Command, Environment};
 pub use mac::MacAddress;
 pub use port_mapping::{PortMapping, Protocol};

@@ -119,7 +119,6 @@ fn read_all(config: &Config, environment: &Environment) {
     drop(config.valid_attachments());
     drop(config.mac(environment));
     drop(config.ips(environment));
-    drop(config.gateway(environment));
     drop(config.logical_network());
     drop(config.device_id());
     drop(config.device_info_file());

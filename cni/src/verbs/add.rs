@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::sweep;
+use crate::ipam::Asked;
 use crate::journal::{Header, Journal, Store};
 use crate::namespace::Namespace;
 use crate::netlink::Netlink;
@@ -36,6 +37,7 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
         mode: call.settings.mode.as_str().to_owned(),
         netns: call.environment.netns.clone().unwrap_or_default(),
         netns_identity: pod.identity().map_err(|error| CniError::io("CNI_NETNS", error))?,
+        asked: Asked::of(&call.config, &call.environment),
     })?;
     let made = {
         let mut site = Site { host: &host, pod: &pod, inside: &inside, journal: &mut journal, store: &store };

@@ -1,8 +1,10 @@
 //! Delegates: shell scripts that behave in every way, and the reference plugin under another name.
 
 use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -118,15 +120,65 @@ fn nobody_is_left_behind() {
     assert!(!Path::new("/proc").join(pid.trim()).exists(), "killed and waited for");
 }
 
+/// Also a zombie that nobody has waited for yet.
+fn is_gone(pid: &str) -> bool {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
+    stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])))
+}
+
+/// Whether it comes to hold before the deadline.
+fn comes(mut holds: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while !holds() {
+        if start.elapsed() > DEADLINE {
+            return false;
+        }
+        thread::yield_now();
+    }
+    true
+}
+
+fn kill(pid: &str) {
+    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn nobody_is_left_behind_by_a_call_that_is_killed() {
+    let folder = plugin("echo $$ > $HERE/new; mv $HERE/new $HERE/pid; exec sleep 600");
+    let state = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config["mode"] = json!("none");
+    config["stateDir"] = json!(state.path());
+    let mut ours = Command::new(env!("CARGO_BIN_EXE_sluice-cni"))
+        .env_clear()
+        .envs([("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")])
+        .envs([("CNI_PATH", folder.path().as_os_str()), ("PATH", "/usr/bin:/bin".as_ref())])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    ours.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
+    let started = comes(|| !folder.written("pid").is_empty());
+    ours.kill().unwrap();
+    ours.wait().unwrap();
+    assert!(started, "it was not executed");
+    let pid = folder.written("pid").trim().to_owned();
+    let ended = comes(|| is_gone(&pid));
+    if !ended {
+        kill(&pid);
+    }
+    assert!(ended, "it lives on");
+}
+
 #[test]
 fn a_grandchild_that_keeps_the_pipes_does_not_keep_us() {
     let folder = plugin(&format!("sleep 600 & echo $! > $HERE/pid; {ANSWER}"));
     let start = Instant::now();
     folder.call("ADD").unwrap();
     assert!(start.elapsed() < DEADLINE);
-    let pid: i32 = folder.written("pid").trim().parse().unwrap();
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    kill(folder.written("pid").trim());
 }
 
 #[test]

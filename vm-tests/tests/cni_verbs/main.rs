@@ -6,6 +6,8 @@ mod rows;
 mod stage;
 mod tracer;
 mod repeats;
+mod leases;
+mod chained;
 mod tampering;
 mod garbage;
 mod status;

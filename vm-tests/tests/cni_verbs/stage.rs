@@ -235,7 +235,7 @@ fn own_devices(node: &Node) -> anyhow::Result<PathBuf> {
     Ok(devices)
 }
 
-fn script(node: &Node, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn script(node: &Node, name: &str, text: &str) -> anyhow::Result<PathBuf> {
     let path = node.directory().join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).context("write a script")?;
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))

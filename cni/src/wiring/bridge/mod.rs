@@ -193,7 +193,7 @@ impl Bridge {
 
 impl Wiring for Bridge {
     fn add(&self, call: &Call, site: &mut Site<'_>) -> Result<CniResult, CniError> {
-        let previous = call.config.previous()?;
+        let previous = port::given_by(&call.config)?;
         let mtu = self.mtu(call, site.host)?;
         let bridge = self.prepare(site, mtu)?;
         let (port, inside) = self.port(call, site, &bridge, mtu, previous.as_ref())?;

@@ -2,8 +2,22 @@
 
 use super::options::{Options, Vlans};
 use crate::netlink::{Change, Details, Link, NewVlan, PortChange};
-use crate::protocol::CniError;
+use crate::protocol::{CniError, CniResult, Config};
 use crate::wiring::site::{Site, View, changed, same};
+
+/// The answer of the plugin before us, whose link on the node is to be the port; `None` where we make one.
+///
+/// # Errors
+/// Code 7 for `ipam` beside it: whoever made the pod's interface gave it its addresses, which are in the answer already.
+pub(super) fn given_by(config: &Config) -> Result<Option<CniResult>, CniError> {
+    let previous = config.previous()?;
+    if previous.is_some() && config.ipam_type().is_some() {
+        let why =
+            "the port is of the interface in prevResult, and so are the addresses; its plugin may ask IPAM";
+        return Err(CniError::config("ipam", "given", why));
+    }
+    Ok(previous)
+}
 
 /// Makes `port` a port of `bridge`, up, with all that the configuration asks of it.
 pub(super) fn enslave(
