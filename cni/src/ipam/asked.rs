@@ -3,8 +3,9 @@
 //! configuration is: there may be passwords in it.
 
 use serde::{Deserialize, Serialize};
-use tracing::debug;
+use tracing::{debug, warn};
 
+use super::{Plugin, delegate, plugin};
 use crate::protocol::{Arguments, CniError, Config, Environment};
 
 /// All that a delegate got of ADD, but for the names that every verb has.
@@ -39,6 +40,14 @@ pub fn give_back(asked: Option<&Asked>, config: &Config, environment: &Environme
     let config = if then.is_alike(config) {
         config
     } else {
+        if then.ipam_type() != config.ipam_type() && is_gone(&then, environment) {
+            // A pod that could not be deleted until its program is there again would help nobody.
+            warn!(
+                ipam = then.ipam_type(),
+                "the network has another IPAM plugin, and the one that gave the address is gone"
+            );
+            return Ok(());
+        }
         debug!("the address is given back with the configuration of ADD, which is not the present one");
         &then
     };
@@ -47,4 +56,9 @@ pub fn give_back(asked: Option<&Asked>, config: &Config, environment: &Environme
     }
     let arguments = Arguments::parse_leniently(&asked.arguments);
     super::delete(config, &Environment { arguments, ..environment.clone() })
+}
+
+fn is_gone(config: &Config, environment: &Environment) -> bool {
+    let Some(Plugin::Other(name)) = plugin(config) else { return false };
+    delegate::find(&name, &environment.path).is_err()
 }

@@ -191,6 +191,26 @@ fn delegate_is_told_at_its_end_what_it_was_told_at_its_beginning() -> anyhow::Re
     Ok(())
 }
 
+/// A network was moved to another plugin, and the old one taken off the node, before the pod's end.
+#[test]
+fn pod_ends_also_when_the_plugin_of_its_address_is_gone_for_good() -> anyhow::Result<()> {
+    let stage = Stage::new(1)?;
+    delegate(&stage, "first")?;
+    let who = stage.who(0)?;
+    let config = with(&config(&stage), "ipam", json!({ "type": "first" }));
+    stage.warm_up(&config, &who)?;
+    let before = stage.snapshot()?;
+    stage.add(&config, &who)?;
+    for folder in stage.node.plugins() {
+        let _ = std::fs::remove_file(folder.join("first"));
+    }
+    // It may only be in the middle of being replaced.
+    let failure = stage.run(&stage.call("DEL", &config, &who))?.failure()?;
+    ensure!(failure.msg.contains("failed to find plugin \"first\""), "{failure}");
+    stage.del(&with(&config, "ipam", ipam(&stage)), &who)?;
+    stage.is_as(&before)
+}
+
 /// The result of ADD is in what a runtime says at DEL; that is the plugin's to read, where the rest is the same.
 #[test]
 fn delegate_hears_the_runtime_itself_where_nothing_has_changed() -> anyhow::Result<()> {
