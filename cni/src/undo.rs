@@ -54,7 +54,7 @@ impl Undo<'_> {
             // No other attachment has a link of this name.
             Step::HostLink { name } | Step::HostShaper { name } => Ok(self.host.delete(name).map(drop)?),
             Step::PodLink { name } => self.pod_link(name),
-            Step::PodRedirect { name, tap, ingress } => self.inside(name, |inside, link| {
+            Step::PodRedirect { name, tap, ingress, .. } => self.inside(name, |inside, link| {
                 for to in inside.redirects(link.index)? {
                     // Ours also if the tap was removed before.
                     if inside.link_at(to)?.is_none_or(|to| to.name == *tap) {

@@ -7,6 +7,7 @@ mod stage;
 mod tracer;
 mod repeats;
 mod tampering;
+mod neighbours;
 mod garbage;
 mod status;
 mod kills;
