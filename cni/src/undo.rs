@@ -61,7 +61,11 @@ impl Undo<'_> {
                         inside.delete_redirect(link.index, to)?;
                     }
                 }
-                Ok(if *ingress { inside.delete_ingress(link.index).map(drop) } else { Ok(()) }?)
+                // With filters that others have hung on it since, it is theirs.
+                if *ingress && !inside.has_filters(link.index)? {
+                    inside.delete_ingress(link.index)?;
+                }
+                Ok(())
             }),
             Step::PodShaper { name } => self.inside(name, |inside, link| {
                 // Another kind of queueing is its owner's, set since.

@@ -1,4 +1,4 @@
-//! What others do to the links of an attachment and may do: plugins behind us in a list.
+//! What others do to the links of an attachment and may do: plugins behind us in a list, whoever filters a NIC.
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
@@ -80,6 +80,53 @@ fn check_accepts_a_smaller_mtu_than_its_result_names() -> anyhow::Result<()> {
         shell(stage.node.pod(0)?, "ip link set net1 mtu 1300", &[]).context(row.name)?;
         stage.is_whole(&config, &who, &result).context(row.name)?;
         stage.del(&config, &who).context(row.name)?;
+    }
+    Ok(())
+}
+
+/// The filters that a NIC has when its attachment is gone, by what somebody did meanwhile.
+#[test]
+fn filters_that_others_hung_on_the_nic_stay_after_del() -> anyhow::Result<()> {
+    const FILTER: &str =
+        "tc filter add dev eth0 ingress protocol ip pref 7 u32 match ip dst 10.9.0.1/32 flowid 1:1";
+    let clsact = format!("tc qdisc del dev eth0 ingress; tc qdisc add dev eth0 clsact; {FILTER}");
+    for (what, line, left) in [
+        ("nothing", "true", ["", ""]),
+        ("a filter", FILTER, ["qdisc ingress", "pref 7 "]),
+        ("clsact in its place", &clsact, ["qdisc clsact", "pref 7 "]),
+        (
+            "a filter, all of ours removed",
+            &format!("tc filter del dev eth0 ingress; {FILTER}"),
+            ["qdisc ingress", "pref 7 "],
+        ),
+    ] {
+        let stage = Stage::new(1)?;
+        let (config, who) = (stage.config(&row_called("tap")), stage.who(0)?);
+        stage.add(&config, &who).context(what)?;
+        let pod = stage.node.pod(0)?;
+        shell(pod, line, &[]).context(what)?;
+        for _ in 0..2 {
+            stage.del(&config, &who).context(what)?;
+            let see = |arguments: &[&str]| -> anyhow::Result<String> {
+                let output = pod.command("tc").args(arguments).output()?;
+                Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+            };
+            let disciplines = see(&["qdisc", "show", "dev", "eth0"])?;
+            let filters = see(&["filter", "show", "dev", "eth0", "ingress"])?;
+            let (discipline, filter) = (left[0], left[1]);
+            ensure!(disciplines.contains(discipline), "{what}: {disciplines}");
+            ensure!(filters.contains(filter) && !filters.contains("mirred"), "{what}: {filters}");
+            if discipline.is_empty() {
+                ensure!(
+                    !disciplines.contains("ffff:") && filters.is_empty(),
+                    "{what}: {disciplines}{filters}"
+                );
+            }
+        }
+        // And the next VM on it finds its place.
+        let result = stage.add(&config, &who).context(what)?;
+        stage.is_whole(&config, &who, &result).context(what)?;
+        stage.del(&with(&config, "prevResult", result), &who).context(what)?;
     }
     Ok(())
 }
