@@ -154,8 +154,13 @@ impl Store {
 
     /// The same, unless another call has it at work.
     pub fn lock_at_once(&self, attachment: &Attachment) -> Result<Option<Journal>, CniError> {
+        self.lock_id_at_once(&attachment.id())
+    }
+
+    /// The same for the attachment with this id, if nothing else is known of it.
+    pub fn lock_id_at_once(&self, id: &str) -> Result<Option<Journal>, CniError> {
         self.prepare()?;
-        let path = self.path(attachment);
+        let path = self.path_of(id);
         lock::at_once(&path).map(|file| Journal::read(file, path)).transpose()
     }
 
@@ -219,7 +224,11 @@ impl Store {
     }
 
     fn path(&self, attachment: &Attachment) -> PathBuf {
-        self.directory.join(format!("{}.jsonl", attachment.id()))
+        self.path_of(&attachment.id())
+    }
+
+    fn path_of(&self, id: &str) -> PathBuf {
+        self.directory.join(format!("{id}.jsonl"))
     }
 }
 

@@ -1,11 +1,14 @@
 //! GC: what the runtime no longer knows goes, and nothing else.
 
-use anyhow::{Context as _, ensure};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::repeats::Own;
 use crate::rows::{ROWS, row_called};
-use crate::stage::{INTERFACE, Stage, Who, with};
+use crate::stage::{INTERFACE, Stage, Who, shell, with};
 
 #[test]
 fn what_is_not_valid_goes_and_all_else_stays() -> anyhow::Result<()> {
@@ -113,7 +116,7 @@ fn leases_of_nobody_are_released() -> anyhow::Result<()> {
     let (config, who) = (stage.config(&row_called("bridge with everything")), stage.who(0)?);
     let result = stage.add(&config, &who)?;
     let ours = stage.leases();
-    let folder = std::path::Path::new(&stage.node.leases()).join("net");
+    let folder = Path::new(&stage.node.leases()).join("net");
     std::fs::write(folder.join("10.7.0.99"), "gone\r\nnet1")?;
     stage.gc(&config, &[&who])?;
     ensure!(stage.leases() == ours, "{:?}", stage.leases());
@@ -139,6 +142,61 @@ fn next_add_on_the_network_sweeps_after_pods_that_are_gone() -> anyhow::Result<(
         ensure!(stage.leases().len() == usize::from(row.leases), "{}: {:?}", row.name, stage.leases());
         stage.del(&config, &next).context(row.name)?;
         stage.is_as(&before).context(row.name)?;
+    }
+    Ok(())
+}
+
+/// Comments of the node's rules, in order.
+fn comments(stage: &Stage) -> anyhow::Result<BTreeSet<String>> {
+    let output = stage.node.host()?.command("nft").args(["list", "ruleset"]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text
+        .lines()
+        .filter_map(|line| Some(line.split_once("comment \"")?.1.trim_end_matches('"').to_owned()))
+        .collect())
+}
+
+/// The state folder is lost, as with a container's `/run`; rules are the kernel's and stay.
+#[test]
+fn rules_that_no_journal_knows_go_with_their_network_and_nobody_elses() -> anyhow::Result<()> {
+    let stage = Stage::new(3)?;
+    let config = stage.config(&row_called("bridge with everything"));
+    let other = json!({ "name": "other", "mode": "bridge", "bridge": "br1", "macspoofchk": true });
+    let other = stage.config_of(other);
+    let who = [stage.who(0)?, stage.who(1)?, stage.who(2)?];
+    let mut rules = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (config, who) in [&config, &config, &other].into_iter().zip(&who) {
+        stage.add(config, who)?;
+        let all = comments(&stage)?;
+        rules.push(all.difference(&seen).cloned().collect::<BTreeSet<_>>());
+        seen = all;
+    }
+    let [valid, lost, others] = &rules[..] else { bail!("{rules:?}") };
+    let foreign = "add table inet sluice; add rule inet sluice postrouting counter comment";
+    let line = format!("nft '{foreign} \"sluice:0123456789abcdef:masquerade\"; {foreign} \"mine\"'");
+    shell(stage.node.host()?, &line, &[])?;
+    let all = comments(&stage)?;
+    let folder = Path::new(&stage.node.state()).to_owned();
+    for journal in stage.journals() {
+        std::fs::remove_file(folder.join(journal))?;
+    }
+    ensure!(!valid.is_empty() && !lost.is_empty() && !others.is_empty(), "{rules:?}");
+    // Of another folder others may know.
+    let elsewhere = stage.node.directory().join("elsewhere");
+    stage.gc(&with(&config, "stateDir", json!(elsewhere)), &[&who[0]])?;
+    ensure!(comments(&stage)? == all, "{:?}", comments(&stage)?);
+    // An ADD under way holds its journal.
+    let id = lost.iter().find_map(|comment| comment.split(':').nth(1)).context("an id")?;
+    let journal = std::fs::File::create(folder.join(format!("{id}.jsonl")))?;
+    journal.lock()?;
+    stage.gc(&config, &[&who[0]])?;
+    ensure!(comments(&stage)? == all, "{:?}", comments(&stage)?);
+    drop(journal);
+    for _ in 0..2 {
+        stage.gc(&config, &[&who[0]])?;
+        ensure!(comments(&stage)? == &all - lost, "{:?}", comments(&stage)?);
+        ensure!(stage.journals().is_empty(), "{:?}", stage.journals());
     }
     Ok(())
 }
