@@ -73,6 +73,16 @@ pub struct Header {
     pub netns: PathBuf,
     /// [`Namespace::identity`] of it: another of the same name is another.
     pub netns_identity: (u64, u64),
+    /// [`folder_identity`] of `netns`; older versions did not write it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_folder: Option<(u64, u64)>,
+}
+
+/// Device and inode of the folder that `path` is in: another mount namespace may have another by this name. None where it
+/// cannot be seen.
+pub fn folder_identity(path: &Path) -> Option<(u64, u64)> {
+    let folder = fs::metadata(path.parent()?).ok()?;
+    Some((folder.dev(), folder.ino()))
 }
 
 /// One line of the file.
@@ -423,8 +433,8 @@ mod tests {
 
     fn write_down(store: &Store, attachment: Attachment) {
         let mut journal = store.lock(&attachment).unwrap();
-        let header =
-            Header { attachment, mode: String::new(), netns: PathBuf::new(), netns_identity: (0, 0) };
+        let (mode, netns) = (String::new(), PathBuf::new());
+        let header = Header { attachment, mode, netns, netns_identity: (0, 0), netns_folder: None };
         journal.begin(header).unwrap();
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::repeats::Own;
-use crate::rows::{ROWS, row_called};
+use crate::rows::{ROWS, Row, row_called};
 use crate::stage::{INTERFACE, Stage, Who, shell, with};
 
 #[test]
@@ -198,5 +198,59 @@ fn rules_that_no_journal_knows_go_with_their_network_and_nobody_elses() -> anyho
         ensure!(comments(&stage)? == &all - lost, "{:?}", comments(&stage)?);
         ensure!(stage.journals().is_empty(), "{:?}", stage.journals());
     }
+    Ok(())
+}
+
+/// The path that a pod is attached by.
+type ByPath = fn(&Stage, &Who) -> anyhow::Result<String>;
+
+/// How a plugin's mount namespace may lack a pod, by name, and a shell's lines that take it from there.
+const UNSEEN: [(&str, ByPath, &str); 3] = [
+    ("another folder", |_, who| Ok(who.netns.clone()), "mount -t tmpfs none /run/netns"),
+    ("the folder, not what is mounted in it", |_, who| Ok(who.netns.clone()), "umount $POD"),
+    (
+        "a link in the folder, not where it leads",
+        |stage, who| {
+            let link = stage.node.directory().join("link");
+            std::os::unix::fs::symlink(&who.netns, &link).context("link to a namespace")?;
+            Ok(link.to_string_lossy().into_owned())
+        },
+        "mount -t tmpfs none /run/netns",
+    ),
+];
+
+/// A plugin in a container, say, whose `/run/netns` is its own.
+#[test]
+fn pods_that_are_not_seen_from_here_are_not_swept() -> anyhow::Result<()> {
+    for row in ROWS {
+        for (what, path, line) in UNSEEN {
+            is_not_swept(&row, path, line).with_context(|| format!("{}, {what}", row.name))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_not_swept(row: &Row, path: ByPath, line: &str) -> anyhow::Result<()> {
+    let stage = Stage::new(2)?;
+    let config = stage.config(row);
+    let (who, next) = (stage.who(0)?, stage.who(1)?);
+    let attached = Who { netns: path(&stage, &who)?, ..who.clone() };
+    let result = stage.add(&config, &attached)?;
+    let folder = stage.node.directory();
+    let seen = Who { netns: folder.join("seen").to_string_lossy().into_owned(), ..next.clone() };
+    let lines = format!(
+        "mount --bind {0}/dev /dev; touch {1}; mount --bind {2} {1}; {3}; exec $PLUGIN",
+        folder.display(),
+        seen.netns,
+        next.netns,
+        line.replace("$POD", &who.netns)
+    );
+    let surroundings = format!("exec unshare --mount --propagation private sh -e -c '{lines}'");
+    stage.run_within(&surroundings, &stage.call("ADD", &config, &seen))?.result()?;
+    stage.is_whole(&config, &attached, &result)?;
+    for who in [&attached, &next] {
+        stage.del(&config, who)?;
+    }
+    ensure!(stage.journals().is_empty(), "{:?}", stage.journals());
     Ok(())
 }
