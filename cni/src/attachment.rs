@@ -1,5 +1,8 @@
 //! One NIC of one container on one network: the key of everything this plugin keeps, and the names derived from it.
 
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -58,6 +61,16 @@ impl Attachment {
     }
 }
 
+/// 16 hexadecimal digits for a network whose attachments are written down in `folder`: in marks on rules, so that who
+/// looks after that folder finds those that are no longer written down there, and no others.
+pub fn network_id(network: &str, folder: &Path) -> String {
+    let mut hash = Sha256::new();
+    hash.update(network.as_bytes());
+    hash.update([0]);
+    hash.update(folder.as_os_str().as_bytes());
+    hexadecimal(&hash.finalize(), 16)
+}
+
 /// KubeVirt's name of a secondary network's link in the pod: `pod` and 11 digits of the network name's SHA-256. The name
 /// is the one in the VM's specification.
 pub fn kubevirt_interface(logical_network: &str) -> String {
@@ -78,6 +91,14 @@ mod tests {
     fn secondary_link_is_called_as_kubevirt_calls_it() {
         assert_eq!(kubevirt_interface("red"), "podb1f51a511f1");
         assert_eq!(kubevirt_interface("default"), "pod37a8eec1ce1");
+    }
+
+    #[test]
+    fn network_is_another_in_another_folder() {
+        let id = |network, folder: &str| network_id(network, Path::new(folder));
+        assert_eq!(id("net", "/run/sluice/cni").len(), 16);
+        assert_ne!(id("net", "/run/sluice/cni"), id("net", "/run/other"));
+        assert_ne!(id("net", "/run/sluice/cni"), id("other", "/run/sluice/cni"));
     }
 
     #[test]

@@ -100,14 +100,18 @@ impl Undo<'_> {
             Step::Lease => {
                 crate::ipam::give_back(self.journal.entry().asked(), self.config, self.environment)
             }
-            Step::PodRedirect { name, tap, ingress } => self.inside(name, |inside, link| {
+            Step::PodRedirect { name, tap, ingress, .. } => self.inside(name, |inside, link| {
                 for to in inside.redirects(link.index)? {
                     // Ours also if the tap was removed before.
                     if inside.link_at(to)?.is_none_or(|to| to.name == *tap) {
                         inside.delete_redirect(link.index, to)?;
                     }
                 }
-                Ok(if *ingress { inside.delete_ingress(link.index).map(drop) } else { Ok(()) }?)
+                // With filters that others have hung on it since, it is theirs.
+                if *ingress && !inside.has_filters(link.index)? {
+                    inside.delete_ingress(link.index)?;
+                }
+                Ok(())
             }),
             Step::PodShaper { name } => self.inside(name, |inside, link| {
                 // Another kind of queueing is its owner's, set since.

@@ -309,6 +309,38 @@ mod tests {
         assert_eq!(differences(&rules).len(), count);
     }
 
+    /// The network is marked where neither `nft` shows it nor a check compares it.
+    #[test]
+    fn attachments_of_a_network_are_found_by_their_rules() {
+        let net = Net::new();
+        let (ours, theirs) = ("1111111111111111", "2222222222222222");
+        let mut of = [Some(ours), Some(theirs), None].map(|network| {
+            let nft = net.run(Nft::open).unwrap();
+            match network {
+                Some(id) => nft.of_network(id.to_owned()),
+                None => nft,
+            }
+        });
+        assert!(of[0].attachments_of(ours).unwrap().is_empty(), "no table");
+        let rules = mapped("10.88.1.5/24", None, Protocol::Tcp);
+        let all: Vec<String> = of
+            .iter_mut()
+            .zip([A, B, C])
+            .map(|(nft, id)| {
+                nft.install(id, &rules).unwrap();
+                assert_eq!(nft.check(id, &rules).unwrap(), []);
+                net.sh("nft list ruleset").replace(id, "")
+            })
+            .collect();
+        let added = |before: &str, after: &str| after.lines().count() - before.lines().count();
+        assert_eq!(added(&all[0], &all[1]), added(&all[1], &all[2]), "{all:?}");
+        let [mut nft, ..] = of;
+        assert_eq!(nft.attachments_of(ours).unwrap(), [A.to_owned()].into());
+        assert_eq!(nft.attachments_of(theirs).unwrap(), [B.to_owned()].into());
+        assert_eq!(nft.remove(A).unwrap(), rules.len());
+        assert!(nft.attachments_of(ours).unwrap().is_empty());
+    }
+
     #[test]
     fn removal_leaves_the_rules_of_others() {
         let net = Net::new();
@@ -320,10 +352,8 @@ mod tests {
         nft.install(B, &rules).unwrap();
         // An administrator's own in our table, one with a comment much like ours.
         net.sh("nft 'add rule inet sluice postrouting counter comment \"sluice:mine:x\"'");
-        assert_eq!(nft.all_tags().unwrap(), [A, B].map(str::to_owned).into());
         assert_eq!(nft.remove(A).unwrap(), 4);
         assert_eq!(nft.check(B, &rules).unwrap(), []);
-        assert_eq!(nft.all_tags().unwrap(), [B.to_owned()].into());
         nft.remove(B).unwrap();
         assert!(net.sh("nft list ruleset").contains("sluice:mine:x"));
         net.sh("nft delete table inet sluice");
@@ -335,7 +365,6 @@ mod tests {
         let net = Net::new();
         let mut nft = net.run(Nft::open).unwrap();
         assert_eq!(nft.remove(A).unwrap(), 0, "no table");
-        assert!(nft.all_tags().unwrap().is_empty());
         nft.install(B, &[rule_v4()]).unwrap();
         assert_eq!(nft.remove(A).unwrap(), 0, "no rule");
         nft.install(A, &[rule_v4()]).unwrap();
@@ -430,8 +459,6 @@ mod tests {
             others.join().unwrap();
             assert!(results.iter().all(Result::is_ok));
         });
-        let mut nft = net.run(Nft::open).unwrap();
-        assert!(nft.all_tags().unwrap().is_empty());
         let listed = net.sh("nft list ruleset");
         assert!(!listed.contains("comment"), "{listed}");
     }

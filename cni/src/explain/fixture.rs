@@ -158,7 +158,8 @@ fn veth(mode: &str, steps: Vec<Step>) -> Facts {
 
 /// A NIC of another plugin, a tap beside it.
 pub(super) fn tap() -> Facts {
-    let redirect = Step::PodRedirect { name: "eth0".to_owned(), tap: "tap0".to_owned(), ingress: true };
+    let (name, tap) = ("eth0".to_owned(), "tap0".to_owned());
+    let redirect = Step::PodRedirect { name, tap, ingress: true, mtu: Some(1500) };
     veth("tap", vec![pod_link("tap0"), redirect])
 }
 

@@ -79,6 +79,16 @@ pub struct Header {
     /// and undoes it with the configuration that it is given. Absent from what such a version wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
+    /// [`folder_identity`] of `netns`; older versions did not write it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_folder: Option<(u64, u64)>,
+}
+
+/// Device and inode of the folder that `path` is in: another mount namespace may have another by this name. None where it
+/// cannot be seen.
+pub fn folder_identity(path: &Path) -> Option<(u64, u64)> {
+    let folder = fs::metadata(path.parent()?).ok()?;
+    Some((folder.dev(), folder.ino()))
 }
 
 /// One line of the file.
@@ -160,8 +170,13 @@ impl Store {
 
     /// The same, unless another call has it at work.
     pub fn lock_at_once(&self, attachment: &Attachment) -> Result<Option<Journal>, CniError> {
+        self.lock_id_at_once(&attachment.id())
+    }
+
+    /// The same for the attachment with this id, if nothing else is known of it.
+    pub fn lock_id_at_once(&self, id: &str) -> Result<Option<Journal>, CniError> {
         self.prepare()?;
-        let path = self.path(attachment);
+        let path = self.path_of(id);
         lock::at_once(&path).map(|file| Journal::read(file, path)).transpose()
     }
 
@@ -225,7 +240,11 @@ impl Store {
     }
 
     fn path(&self, attachment: &Attachment) -> PathBuf {
-        self.directory.join(format!("{}.jsonl", attachment.id()))
+        self.path_of(&attachment.id())
+    }
+
+    fn path_of(&self, id: &str) -> PathBuf {
+        self.directory.join(format!("{id}.jsonl"))
     }
 }
 
@@ -425,7 +444,14 @@ mod tests {
     }
 
     fn header(attachment: Attachment, asked: Option<Asked>) -> Header {
-        Header { attachment, mode: String::new(), netns: PathBuf::new(), netns_identity: (0, 0), asked }
+        Header {
+            attachment,
+            mode: String::new(),
+            netns: PathBuf::new(),
+            netns_identity: (0, 0),
+            netns_folder: None,
+            asked,
+        }
     }
 
     fn write_down(store: &Store, attachment: Attachment) {

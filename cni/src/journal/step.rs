@@ -23,6 +23,9 @@ pub enum Step {
         tap: String,
         /// The queueing discipline that filters hang on was made for them.
         ingress: bool,
+        /// The tap's MTU in bytes, as it was made; older versions did not write it down.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mtu: Option<u32>,
     },
     /// A queueing discipline at the root of a link of the pod that is not ours.
     PodShaper { name: String },

@@ -30,6 +30,11 @@ impl Netlink {
         Ok(self.discipline(index, TcHandle::INGRESS)?.is_some())
     }
 
+    /// Whether any filter of incoming frames is there, whoever added it.
+    pub fn has_filters(&self, index: u32) -> Result<bool, NetlinkError> {
+        Ok(!self.filters(index)?.is_empty())
+    }
+
     /// Removes it with all its filters; `clsact`, which is not of our making, stays. False: there was none, or the link
     /// is gone.
     pub fn delete_ingress(&self, index: u32) -> Result<bool, NetlinkError> {
@@ -73,12 +78,17 @@ impl Netlink {
     }
 
     fn redirections(&self, index: u32) -> Result<Vec<Redirection>, NetlinkError> {
+        Ok(self.filters(index)?.iter().filter_map(|filter| Redirection::read(filter)).collect())
+    }
+
+    /// The messages of all filters of incoming frames, in the order they are asked.
+    fn filters(&self, index: u32) -> Result<Vec<Vec<u8>>, NetlinkError> {
         let message = RouteNetlinkMessage::GetTrafficFilter(tc_message(index, INCOMING)?);
         match self.dump(message, format_args!("list filters of link {index}")) {
             Ok(answers) => Ok(answers
-                .iter()
+                .into_iter()
                 .filter(|answer| answer.kind == libc::RTM_NEWTFILTER)
-                .filter_map(|answer| Redirection::read(&answer.payload))
+                .map(|answer| answer.payload)
                 .collect()),
             Err(NetlinkError::NotFound { .. }) => Ok(Vec::new()),
             Err(error) => Err(error),

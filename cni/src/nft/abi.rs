@@ -116,3 +116,6 @@ pub(super) const CTA_PROTO_DST_PORT: u16 = 3;
 /// Not the kernel's but `nft`'s: the type of a rule's comment in its user data, which is a list of type, length, value
 /// (libnftnl, include/libnftnl/udata.h). The value ends with a zero byte.
 pub(super) const NFTNL_UDATA_RULE_COMMENT: u8 = 0;
+
+/// Ours, far above those of `nft` and iptables, which pass over what they do not know: the network's id, as text.
+pub(super) const UDATA_RULE_NETWORK: u8 = 0xc1;

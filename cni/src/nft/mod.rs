@@ -2,7 +2,9 @@
 //! never read or change a table of anybody else's, nor need the `nft` program.
 //!
 //! A rule's mark is its comment, `sluice:<id>:<kind>`, as `nft list ruleset` shows it. All that is kept about a rule is
-//! the rule: who removes one looks for the mark, so nothing needs to have been written down.
+//! the rule: who removes one looks for the mark, so nothing needs to have been written down. Beside the comment, where
+//! `nft` does not show it, is the id of the attachment's network: what is left of a network can be found with nothing
+//! written down at all.
 //!
 //! Many processes do this at a time. Each change is one batch, which the kernel takes whole or not at all
 //! (include/uapi/linux/netfilter/nfnetlink.h). Our table and chains come with the first rule, in the same batch, and
@@ -69,12 +71,20 @@ pub enum Difference {
 #[derive(Debug)]
 pub struct Nft {
     transport: Transport,
+    /// Marked on rules that are installed.
+    network: Option<String>,
 }
 
 impl Nft {
     /// Fails with [`NftError::Unavailable`] where the kernel has no nfnetlink; then there are no rules of ours either.
     pub fn open() -> Result<Self, NftError> {
-        Ok(Self { transport: Transport::open()? })
+        Ok(Self { transport: Transport::open()?, network: None })
+    }
+
+    /// The same, for attachments of the network with this id.
+    #[must_use]
+    pub fn of_network(self, id: String) -> Self {
+        Self { network: Some(id), ..self }
     }
 
     /// Adds `rules` for attachment `id`, all or none, and before them whatever of our table and chains is missing.
@@ -82,7 +92,7 @@ impl Nft {
     /// Rules that are there are not looked for: installed twice, they are there twice, and [`Nft::remove`] takes both.
     pub fn install(&mut self, id: &str, rules: &[Rule]) -> Result<(), NftError> {
         self.patiently("install rules", |nft| {
-            let mut batch = Self::installation(id, rules)?;
+            let mut batch = nft.installation(id, rules)?;
             batch.push(end());
             nft.transport.change(None, batch).map_err(|failure| failure.of_addition())
         })
@@ -91,7 +101,7 @@ impl Nft {
     /// Whether the kernel would take `rules`; nothing is changed. What STATUS asks.
     pub fn supports(&mut self, rules: &[Rule]) -> Result<(), NftError> {
         self.patiently("try rules", |nft| {
-            let batch = Self::installation(NOBODY, rules)?;
+            let batch = nft.installation(NOBODY, rules)?;
             nft.transport.change(None, batch).map_err(|failure| failure.of_addition())
         })
     }
@@ -146,10 +156,15 @@ impl Nft {
         self.patiently("forget flows", |nft| conntrack::forget_udp(&mut nft.transport, family, &ports))
     }
 
-    /// The ids of all attachments that have rules, for GC.
-    pub fn all_tags(&mut self) -> Result<BTreeSet<String>, NftError> {
-        let (_, found) = self.patiently("list rules", |nft| nft.listing(None))?;
-        Ok(found.iter().filter_map(|found| id_of(&found.comment)).map(str::to_owned).collect())
+    /// The ids of all attachments that have rules which are marked as this network's, for GC. None where the kernel has no
+    /// nf_tables.
+    pub fn attachments_of(&mut self, network: &str) -> Result<BTreeSet<String>, NftError> {
+        let found = match self.patiently("list rules", |nft| nft.listing(None)) {
+            Err(NftError::Unavailable { .. }) => return Ok(BTreeSet::new()),
+            listed => listed?.1,
+        };
+        let of_it = found.iter().filter(|found| found.network.as_deref() == Some(network));
+        Ok(of_it.filter_map(|found| id_of(&found.comment)).map(str::to_owned).collect())
     }
 
     /// Our rules of one attachment, or of all, and the generation in which they are all there is.
@@ -186,7 +201,7 @@ impl Nft {
         self.transport.change(Some(generation), batch).map_err(Failure::of_deletion)
     }
 
-    fn installation(id: &str, rules: &[Rule]) -> Result<Vec<(String, Message)>, Attempt> {
+    fn installation(&self, id: &str, rules: &[Rule]) -> Result<Vec<(String, Message)>, Attempt> {
         if !is_id(id) {
             return Err(NftError::Id(id.to_owned()).into());
         }
@@ -194,7 +209,7 @@ impl Nft {
         let families: BTreeSet<u8> = chains.iter().map(|chain| chain.family()).collect();
         let tables = families.into_iter().map(table_creation);
         let chains = chains.into_iter().map(chain_creation);
-        let rules = rules.iter().map(|rule| rule_creation(id, rule));
+        let rules = rules.iter().map(|rule| rule_creation(id, self.network.as_deref(), rule));
         Ok(tables.chain(chains).chain(rules).collect())
     }
 
@@ -252,12 +267,12 @@ fn chain_creation(chain: Chain) -> (String, Message) {
     (format!("chain {chain}"), Message::new(NFT_MSG_NEWCHAIN, NLM_F_CREATE, chain.family(), attributes))
 }
 
-fn rule_creation(id: &str, rule: &Rule) -> (String, Message) {
+fn rule_creation(id: &str, network: Option<&str>, rule: &Rule) -> (String, Message) {
     let attributes = Attributes::default()
         .text(NFTA_RULE_TABLE, TABLE)
         .text(NFTA_RULE_CHAIN, rule.chain.name())
         .nest(NFTA_RULE_EXPRESSIONS, rule.expressions.attributes())
-        .put(NFTA_RULE_USERDATA, &user_data(&comment(id, rule.kind)));
+        .put(NFTA_RULE_USERDATA, &user_data(&comment(id, rule.kind), network));
     let flags = match rule.place {
         Place::First => NLM_F_CREATE,
         Place::Last => NLM_F_CREATE | NLM_F_APPEND,
@@ -295,11 +310,15 @@ fn is_id(text: &str) -> bool {
     text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-fn user_data(comment: &str) -> Vec<u8> {
-    let length = u8::try_from(comment.len() + 1).unwrap_or(0); // ours are below 64 bytes
-    let mut bytes = vec![NFTNL_UDATA_RULE_COMMENT, length];
-    bytes.extend(comment.as_bytes());
-    bytes.push(0);
+fn user_data(comment: &str, network: Option<&str>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let network = network.map(|id| (UDATA_RULE_NETWORK, id));
+    for (kind, text) in [(NFTNL_UDATA_RULE_COMMENT, comment)].into_iter().chain(network) {
+        let length = u8::try_from(text.len() + 1).unwrap_or(0); // ours are below 64 bytes
+        bytes.extend([kind, length]);
+        bytes.extend(text.as_bytes());
+        bytes.push(0);
+    }
     bytes
 }
 
@@ -368,6 +387,7 @@ mod tests {
 
     #[test]
     fn comment_is_type_length_and_text_with_a_zero_byte() {
-        assert_eq!(user_data("sluice"), *b"\x00\x07sluice\x00");
+        assert_eq!(user_data("sluice", None), *b"\x00\x07sluice\x00");
+        assert_eq!(user_data("sluice", Some("net")), *b"\x00\x07sluice\x00\xc1\x04net\x00");
     }
 }

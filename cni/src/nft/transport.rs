@@ -21,12 +21,14 @@ pub(super) struct Transport {
 }
 
 /// A rule with a comment, as the kernel has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) family: u8,
     pub(super) chain: String,
     pub(super) handle: u64,
     pub(super) comment: String,
+    /// The network's id; none where an older version made the rule.
+    pub(super) network: Option<String>,
     /// The value of `NFTA_RULE_EXPRESSIONS`.
     pub(super) expressions: Vec<u8>,
 }
@@ -261,8 +263,7 @@ impl Transport {
 /// A rule of `table` that has a comment.
 fn found(answer: &Received<'_>, table: &str) -> Option<Found> {
     let family = *answer.payload.first()?;
-    let mut found =
-        Found { family, chain: String::new(), handle: 0, comment: String::new(), expressions: Vec::new() };
+    let mut found = Found { family, ..Found::default() };
     let mut whose = String::new();
     for (kind, value) in answer.attributes() {
         match kind {
@@ -270,18 +271,21 @@ fn found(answer: &Received<'_>, table: &str) -> Option<Found> {
             NFTA_RULE_CHAIN => found.chain = text(value),
             NFTA_RULE_HANDLE => found.handle = u64::from_be_bytes(*value.first_chunk()?),
             NFTA_RULE_EXPRESSIONS => found.expressions = value.to_vec(),
-            NFTA_RULE_USERDATA => found.comment = comment(value)?,
+            NFTA_RULE_USERDATA => {
+                found.comment = user_datum(value, NFTNL_UDATA_RULE_COMMENT)?;
+                found.network = user_datum(value, UDATA_RULE_NETWORK);
+            }
             _ => {}
         }
     }
     (whose == table && !found.comment.is_empty()).then_some(found)
 }
 
-/// The comment in a rule's user data.
-fn comment(mut user_data: &[u8]) -> Option<String> {
+/// The text of this type in a rule's user data.
+fn user_datum(mut user_data: &[u8], wanted: u8) -> Option<String> {
     while let [kind, length, rest @ ..] = user_data {
         let (value, rest) = rest.split_at_checked(usize::from(*length))?;
-        if *kind == NFTNL_UDATA_RULE_COMMENT {
+        if *kind == wanted {
             return Some(text(value));
         }
         user_data = rest;

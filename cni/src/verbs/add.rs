@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::sweep;
 use crate::ipam::Asked;
-use crate::journal::{Header, Journal, Store};
+use crate::journal::{Header, Journal, Store, folder_identity};
 use crate::namespace::Namespace;
 use crate::netlink::Netlink;
 use crate::protocol::CniError;
@@ -32,10 +32,12 @@ pub(super) fn run(call: &Call) -> Result<Value, CniError> {
     if let Some(left) = journal.left_over() {
         return Err(left);
     }
+    let netns = call.environment.netns.clone().unwrap_or_default();
     journal.begin(Header {
         attachment: call.attachment.clone(),
         mode: call.settings.mode.as_str().to_owned(),
-        netns: call.environment.netns.clone().unwrap_or_default(),
+        netns_folder: folder_identity(&netns),
+        netns,
         netns_identity: pod.identity().map_err(|error| CniError::io("CNI_NETNS", error))?,
         asked: Asked::of(&call.config, &call.environment),
     })?;

@@ -90,7 +90,7 @@ fn marked(pod: &Namespace, attachment: &Attachment) -> Result<Vec<Step>, CniErro
             if inside.redirects(nic.index)?.contains(&link.index) {
                 // Its queueing discipline may be another's.
                 let (name, tap) = (nic.name.clone(), link.name.clone());
-                steps.push(Step::PodRedirect { name, tap, ingress: false });
+                steps.push(Step::PodRedirect { name, tap, ingress: false, mtu: None });
             }
         }
     }

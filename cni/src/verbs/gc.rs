@@ -4,10 +4,12 @@
 use std::collections::HashSet;
 
 use super::sweep;
+use crate::attachment::{Attachment, network_id};
 use crate::ipam;
-use crate::journal::Store;
+use crate::journal::{Entry, RULES, Store};
 use crate::netlink::Netlink;
-use crate::protocol::{CniError, Config, Environment};
+use crate::nft::{Nft, NftError};
+use crate::protocol::{CniError, Config, Environment, with_source};
 use crate::wiring::Settings;
 
 pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniError> {
@@ -30,8 +32,48 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
             }
         }
     }
+    failures.extend(rules_of_nobody(&store, config, &valid).err());
     store.remove_empty();
     // Last, so that it also finds what the lines above could not release.
     failures.extend(ipam::gc(config, environment, &known_or_busy).err());
     super::all(failures)
+}
+
+/// Removes rules of attachments that neither the runtime knows nor a journal: the state folder was lost with a container's
+/// `/run`, while the rules stayed. Which network and folder an attachment is of is marked on its rules.
+fn rules_of_nobody(store: &Store, config: &Config, valid: &[(String, String)]) -> Result<(), CniError> {
+    let network = network_id(&config.name, store.directory());
+    let mut left = match with_rules(store, |nft| nft.attachments_of(&network)) {
+        // A kernel without nf_tables has none of ours.
+        Ok(Err(NftError::Unavailable { .. })) => return Ok(()),
+        listed => listed?.map_err(|error| failed("listing", &error))?,
+    };
+    for (container, interface) in valid {
+        let (network, container, interface) = (config.name.clone(), container.clone(), interface.clone());
+        // Of modes with rules, none is beside another.
+        left.remove(&Attachment { network, container, interface, beside: None }.id());
+    }
+    for id in left {
+        // An ADD under way has its journal locked, and one that came to its end has something in it.
+        let Some(journal) = store.lock_id_at_once(&id)? else { continue };
+        if *journal.entry() != Entry::default() {
+            continue;
+        }
+        tracing::info!(id, "removing rules of an attachment that nobody knows");
+        with_rules(store, |nft| nft.remove(&id))?.map_err(|error| failed("removing", &error))?;
+        journal.remove()?;
+    }
+    Ok(())
+}
+
+fn with_rules<T>(
+    store: &Store,
+    work: impl FnOnce(&mut Nft) -> Result<T, NftError>,
+) -> Result<Result<T, NftError>, CniError> {
+    let _alone = store.lock_shared(RULES)?;
+    Ok(Nft::open().and_then(|mut nft| work(&mut nft)))
+}
+
+fn failed(doing: &str, error: &NftError) -> CniError {
+    CniError::internal(format!("{doing} rules: {}", with_source(error)))
 }

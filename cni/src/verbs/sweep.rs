@@ -1,11 +1,13 @@
 //! Removes what is left of attachments whose pod is gone. Multus never asks plugins of a NetworkAttachmentDefinition to
 //! collect garbage, so each ADD looks. It must never take a pod for gone that may be there.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use crate::attachment::Attachment;
-use crate::journal::{Entry, Header, Step, Store};
-use crate::namespace::{Namespace, NamespaceError};
+use crate::journal::{Entry, Header, Step, Store, folder_identity};
+use crate::namespace::Namespace;
 use crate::netlink::Netlink;
 use crate::protocol::{Arguments, CniError, Config, Environment};
 use crate::undo::Undo;
@@ -37,17 +39,21 @@ fn is_stale(host: &Netlink, entry: &Entry) -> bool {
     entry.header.as_ref().is_some_and(is_gone) && !(entry.done && entry.steps.iter().any(is_alive))
 }
 
-/// Runtimes bind namespaces to files in one folder. Where the folder is there and the file is not, or is no namespace any
-/// more, the pod is gone; a path of another shape (`/proc/PID/ns/net`), or one that is not seen from here, says nothing.
+/// Runtimes bind namespaces to files in one folder, each under a new name, and remove the file when the pod is gone. A name
+/// is in a folder or is not, whatever is mounted where: if this is the very folder that ADD saw, and the name is no longer
+/// in it or is another namespace's, the runtime took it away. All else says nothing: a file that is no namespace may be one
+/// in the mounts that the runtime sees, and so may what a symbolic link or `/proc/PID/ns/net` leads to.
 fn is_gone(header: &Header) -> bool {
     let path: &Path = &header.netns;
-    if path.starts_with("/proc") || !path.parent().is_some_and(Path::is_dir) {
+    if path.starts_with("/proc") || header.netns_folder.is_none_or(|seen| folder_identity(path) != Some(seen))
+    {
         return false;
     }
-    match Namespace::open(path) {
-        Ok(pod) => pod.identity().is_ok_and(|identity| identity != header.netns_identity),
-        Err(NamespaceError::NotFound(_) | NamespaceError::NotANamespace(_)) => true,
-        Err(NamespaceError::Io { .. }) => false,
+    match fs::symlink_metadata(path) {
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Ok(named) if named.is_symlink() => false,
+        Ok(_) => Namespace::open(path)
+            .is_ok_and(|pod| pod.identity().is_ok_and(|identity| identity != header.netns_identity)),
     }
 }
 

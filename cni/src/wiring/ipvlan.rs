@@ -208,6 +208,7 @@ impl Wiring for Ipvlan {
         let beneath =
             self.parent.link(view.host, Some(view.inside)).map_err(|error| changed(error.to_string()))?;
         same(&format!("the link beneath {}", link.name), &link.parent, &Some(beneath.index))?;
+        pod_interface::no_wider(&link, &beneath)?;
         let Details::Ipvlan { mode } = link.details else {
             return Err(changed(format!("{} is no ipvlan", link.name)));
         };

@@ -137,7 +137,8 @@ impl Wiring for Macvlan {
     }
 
     fn check(&self, call: &Call, view: &View<'_>, previous: &CniResult) -> Result<(), CniError> {
-        let (link, _) = pod_interface::check(call, view, previous, "macvlan")?;
+        let link = pod_interface::check_link(call, view, previous, "macvlan")?;
+        pod_interface::check_routes(view, &link, previous)?;
         shaping::check(call, view, Place::PodNic(&link))?;
         check_parent(&self.parent, view, &link)
     }
@@ -152,6 +153,7 @@ impl Wiring for Macvlan {
 pub(super) fn check_parent(parent: &Parent, view: &View<'_>, link: &Link) -> Result<(), CniError> {
     let beneath = parent.link(view.host, Some(view.inside)).map_err(|error| changed(error.to_string()))?;
     same(&format!("the link beneath {}", link.name), &link.parent, &Some(beneath.index))?;
+    pod_interface::no_wider(link, &beneath)?;
     let Details::Macvlan { mode } = &link.details else {
         return Err(changed(format!("{} is no macvlan", link.name)));
     };

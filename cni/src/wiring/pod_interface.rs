@@ -231,25 +231,39 @@ fn add_route(inside: &Netlink, link: &Link, route: &NewRoute) -> Result<(), CniE
     Ok(())
 }
 
-/// CHECK of the interface and of what is beside it: the tap of a VM, which is returned too, the routes of a container.
-pub(super) fn check(
+/// CHECK of one end of a veth pair, whose other end `end` is on the node, and of what is beside it: the tap of a VM,
+/// which is returned too, the routes of a container.
+pub(super) fn check_veth(
     call: &Call,
     view: &View<'_>,
     previous: &CniResult,
-    kind: &str,
+    end: &Link,
 ) -> Result<(Link, Option<Link>), CniError> {
-    let link = check_link(call, view, previous, kind)?;
+    let link = check_link(call, view, previous, "veth")?;
+    same(&format!("the other end of {}", link.name), &link.parent, &Some(end.index))?;
+    no_wider(&link, end)?;
     if !call.settings.tap.wanted {
         check_routes(view, &link, previous)?;
         return Ok((link, None));
     }
     let tap = pod_tap::name_beside(&call.settings.tap, &link.name);
     let tap = pod_tap::check(call, view, &tap, Some(&link))?;
-    same(&format!("{}'s MTU", tap.name), &tap.mtu, &link.mtu)?;
+    // All three were made alike. Of these two nobody but us has a part.
+    same(&format!("{}'s MTU", tap.name), &tap.mtu, &end.mtu)?;
     Ok((link, Some(tap)))
 }
 
-/// CHECK of the interface: what it is called, its MAC and MTU, its addresses.
+/// CHECK of the interface's MTU: a plugin behind us in the list may have changed it, and the reference plugin `tuning` says
+/// nothing of that in its result. But a frame that does not fit through `next`, where it goes from there, is lost.
+pub(super) fn no_wider(link: &Link, next: &Link) -> Result<(), CniError> {
+    if link.mtu <= next.mtu {
+        return Ok(());
+    }
+    let (name, mtu) = (&link.name, link.mtu);
+    Err(changed(format!("{name}'s MTU is {mtu}, above {}'s, which is {}", next.name, next.mtu)))
+}
+
+/// CHECK of the interface: what it is called, its MAC, its addresses.
 pub(super) fn check_link(
     call: &Call,
     view: &View<'_>,
@@ -266,9 +280,6 @@ pub(super) fn check_link(
     if let Some(mac) = &made.mac {
         let is = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
         same(&format!("{name}'s MAC"), &is.to_lowercase(), &mac.to_lowercase())?;
-    }
-    if let Some(mtu) = made.mtu.or(call.settings.mtu) {
-        same(&format!("{name}'s MTU"), &link.mtu, &mtu)?;
     }
     let index = previous.interfaces.iter().position(|interface| in_pod(&interface));
     let addresses = view.inside.addresses(Some(link.index))?;

@@ -107,7 +107,8 @@ pub(super) fn join(site: &mut Site<'_>, nic: &Link, tap: &Link, ours: bool) -> R
     }
     if !ours {
         let ingress = !site.inside.has_ingress(nic.index)?;
-        site.journal.will(Step::PodRedirect { name: nic.name.clone(), tap: tap.name.clone(), ingress })?;
+        let (name, tap, mtu) = (nic.name.clone(), tap.name.clone(), Some(tap.mtu));
+        site.journal.will(Step::PodRedirect { name, tap, ingress, mtu })?;
     }
     // First what comes from the guest: until the NIC is redirected the pod's stack still has it.
     for (from, to) in [(tap, nic), (nic, tap)] {

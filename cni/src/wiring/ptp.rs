@@ -125,8 +125,7 @@ impl Wiring for Ptp {
         let end = existing(view.host, &call.attachment.host_link(), "on the node")?;
         same(&format!("whether {} is up", end.name), &end.up, &true)?;
         pod_interface::check_mtu(previous, &end)?;
-        let (inside, tap) = pod_interface::check(call, view, previous, "veth")?;
-        same(&format!("the other end of {}", inside.name), &inside.parent, &Some(end.index))?;
+        let (inside, tap) = pod_interface::check_veth(call, view, previous, &end)?;
         shaping::check(call, view, Place::veth(&end, &inside, tap.as_ref()))?;
         let routes = view.host.routes(RouteFilter { device: Some(end.index), ..RouteFilter::default() })?;
         let addresses = view.host.addresses(Some(end.index))?;

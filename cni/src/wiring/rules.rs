@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use super::pod_interface::sysctl_if_there;
 use super::settings::Mode;
 use super::site::{Call, Site, changed};
+use crate::attachment::network_id;
 use crate::journal::{RULES, Step, Store};
 use crate::netlink::Link;
 use crate::nft::{self, Nft, Rule};
@@ -39,7 +40,8 @@ pub(super) fn install(
     site.journal.will(Step::Rules)?;
     let _alone = site.store.lock_shared(RULES)?;
     Nft::open()
-        .and_then(|mut nft| {
+        .and_then(|nft| {
+            let mut nft = nft.of_network(network_id(&call.config.name, site.store.directory()));
             nft.install(&call.attachment.id(), &rules)?;
             // Clients that kept sending to the port would else stay with whoever had it before.
             targets.iter().try_for_each(|(ip, mappings)| nft.forget_udp(*ip, mappings).map(drop))

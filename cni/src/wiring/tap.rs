@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::settings::interface_name;
 use super::shaping::{self, Place};
-use super::site::{Call, Site, View, existing, same};
+use super::site::{Call, Site, View, changed, existing, same};
 use super::{Wiring, kernel, pod_tap};
 use crate::attachment::kubevirt_interface;
 use crate::journal::Step;
@@ -134,12 +134,15 @@ impl Wiring for Tap {
 
     fn check(&self, call: &Call, view: &View<'_>, _previous: &CniResult) -> Result<(), CniError> {
         let tap = view.recorded(|step| if let Step::PodLink { name } = step { Some(name) } else { None })?;
-        let nic =
-            view.recorded(|step| if let Step::PodRedirect { name, .. } = step { Some(name) } else { None })?;
-        let nic = existing(view.inside, &nic, "in the pod")?;
+        let redirect = view.entry.steps.iter().find_map(|step| {
+            if let Step::PodRedirect { name, mtu, .. } = step { Some((name, *mtu)) } else { None }
+        });
+        let (nic, made) = redirect.ok_or_else(|| changed("the record of ADD is not whole"))?;
+        let nic = existing(view.inside, nic, "in the pod")?;
         let tap = pod_tap::check(call, view, &tap, Some(&nic))?;
         shaping::check(call, view, Place::Tap { tap: &tap, nic: &nic, ours: false })?;
-        let mtu = call.settings.mtu.unwrap_or(nic.mtu);
+        // The NIC's is its maker's to change, or of a plugin behind us: KubeVirt tells it to the guest, not the tap's.
+        let mtu = made.or(call.settings.mtu).unwrap_or(nic.mtu);
         same(&format!("{}'s MTU", tap.name), &tap.mtu, &mtu)
     }
 

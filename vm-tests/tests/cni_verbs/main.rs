@@ -9,6 +9,7 @@ mod repeats;
 mod leases;
 mod chained;
 mod tampering;
+mod neighbours;
 mod garbage;
 mod status;
 mod kills;

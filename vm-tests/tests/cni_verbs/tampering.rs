@@ -77,9 +77,9 @@ const ROUTES: &[&str] = &[FULL_CONTAINER, PTP_CONTAINER, MACVLAN, VXLAN_CONTAINE
 /// Those with a tap beside the runtime's interface.
 const BESIDE: &[&str] = &[BRIDGE, FULL, PTP, VXLAN, VXLAN_NAMED];
 
-const CHANGES: [Change; 48] = [
+const CHANGES: [Change; 49] = [
     change("another MAC", INTERFACES, Pod, "ip link set net1 address 02:00:00:00:00:99", "net1's MAC"),
-    change("another MTU", INTERFACES, Pod, "ip link set net1 mtu 1300", "net1's MTU"),
+    change("an MTU above that of the node's end", PAIRS, Pod, "ip link set net1 mtu 9000", "net1's MTU"),
     change("the interface down", INTERFACES, Pod, "ip link set net1 down", "net1 is up"),
     change("the interface gone", &[NONE, MACVLAN, MACVTAP], Pod, "ip link del net1", "net1"),
     change("the interface gone, and the node's end with it", PAIRS, Pod, "ip link del net1", "$PORT"),
@@ -209,6 +209,7 @@ const CHANGES: [Change; 48] = [
     change("another MTU of the tap", BESIDE, Pod, "ip link set tap1 mtu 1300", "tap1's MTU"),
     change("another MTU of the tap", &[TAP], Pod, "ip link set tap0 mtu 1300", "tap0's MTU"),
     change("another MTU of the tap", &[BY_NAME], Pod, "ip link set vm0 mtu 1300", "vm0's MTU"),
+    change("an MTU of the tap above the NIC's", &[TAP], Pod, "ip link set tap0 mtu 9000", "tap0's MTU"),
     change(
         "another owner of the tap",
         &[TAP],

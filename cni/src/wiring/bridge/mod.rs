@@ -257,8 +257,7 @@ impl Wiring for Bridge {
         if let Some(overlay) = &self.overlay {
             overlay.check(view, &bridge)?;
         }
-        let (inside, tap) = pod_interface::check(call, view, previous, "veth")?;
-        same(&format!("the other end of {}", inside.name), &inside.parent, &Some(port.index))?;
+        let (inside, tap) = pod_interface::check_veth(call, view, previous, &port)?;
         shaping::check(call, view, Place::veth(&port, &inside, tap.as_ref()))?;
         gateway::check(&self.options, view, &bridge, previous)
     }
