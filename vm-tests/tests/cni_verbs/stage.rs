@@ -237,9 +237,15 @@ fn own_devices(node: &Node) -> anyhow::Result<PathBuf> {
 
 pub(crate) fn script(node: &Node, name: &str, text: &str) -> anyhow::Result<PathBuf> {
     let path = node.directory().join(name);
-    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).context("write a script")?;
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .context("its mode")?;
+    // By another process: what another thread forks meanwhile would keep our file open for writing, and the kernel does not
+    // execute such a file (ETXTBSY).
+    let made = Command::new("sh")
+        .args(["-e", "-c", r#"printf '#!/bin/sh\n%s\n' "$2" > "$1"; chmod 755 "$1""#, "sh"])
+        .arg(&path)
+        .arg(text)
+        .status()
+        .context("start sh")?;
+    ensure!(made.success(), "{} cannot be written", path.display());
     Ok(path)
 }
 
