@@ -47,8 +47,9 @@ impl Undo<'_> {
         if results.iter().all(Result::is_ok) {
             links.iter().for_each(|step| self.journal.undone(step));
         }
-        for error in results.into_iter().filter_map(Result::err) {
-            tracing::warn!(?links, %error, "could not be undone");
+        let shared: Vec<_> = of(Turn::SharedLinks).collect();
+        for error in results.into_iter().chain([self.shared_links(&shared)]).filter_map(Result::err) {
+            tracing::warn!(?links, ?shared, %error, "could not be undone");
             failures.push(error);
         }
         for step in of(Turn::BehindLinks) {
@@ -96,7 +97,12 @@ impl Undo<'_> {
 
     fn step(&mut self, step: &Step) -> Result<(), CniError> {
         match step {
-            Step::PodLink { .. } | Step::HostLink { .. } | Step::HostShaper { .. } => Ok(()), // together
+            Step::PodLink { .. }
+            | Step::HostLink { .. }
+            | Step::HostShaper { .. }
+            | Step::SharedLink { .. } => {
+                Ok(()) // together
+            }
             Step::Lease => {
                 crate::ipam::give_back(self.journal.entry().asked(), self.config, self.environment)
             }
@@ -121,7 +127,6 @@ impl Undo<'_> {
                 Ok(())
             }),
             Step::Port { name } => self.port(name),
-            Step::SharedLink { name } => self.shared(step, name),
             Step::LocalRoute { link } => self.local_route(step, link),
             Step::Rules => self.rules(),
             Step::DeviceNode { path } if !is_of_a_tap(path) => {
@@ -178,14 +183,23 @@ impl Undo<'_> {
         Ok(self.host.change(link.index, &Change { master: Some(None), ..Change::default() })?)
     }
 
-    /// The last that goes takes it along.
-    fn shared(&mut self, step: &Step, name: &str) -> Result<(), CniError> {
-        let _alone = self.store.lock_shared(SHARED_LINKS)?;
-        if !self.store.is_shared(step, self.attachment)? {
-            self.host.delete(name)?;
+    /// Removes those that no other attachment uses: the last that goes takes them along.
+    fn shared_links(&mut self, steps: &[&Step]) -> Result<(), CniError> {
+        if steps.is_empty() {
+            return Ok(());
         }
+        let _alone = self.store.lock_shared(SHARED_LINKS)?;
+        let mut going = Vec::new();
+        for step in steps {
+            if let Step::SharedLink { name } = step
+                && !self.store.is_shared(step, self.attachment)?
+            {
+                going.extend(self.host.link(name)?.map(|link| link.index));
+            }
+        }
+        self.host.delete_together(&going, self.attachment.link_group())?;
         // Still alone: of two that go at a time, the second must not wait for the first's journal to go.
-        self.journal.undone(step);
+        steps.iter().for_each(|step| self.journal.undone(step));
         Ok(())
     }
 
@@ -231,7 +245,9 @@ impl Undo<'_> {
 enum Turn {
     BeforeLinks,
     Links,
-    /// What others may have as soon as it is undone, so no link of ours may have it still; and what our links are ports of.
+    /// What those may be ports of.
+    SharedLinks,
+    /// What another may have as soon as it is undone, so that no link of ours may have it still.
     BehindLinks,
 }
 
@@ -239,7 +255,8 @@ impl Turn {
     fn of(step: &Step) -> Self {
         match step {
             Step::PodLink { .. } | Step::HostLink { .. } | Step::HostShaper { .. } => Self::Links,
-            Step::Lease | Step::SharedLink { .. } => Self::BehindLinks,
+            Step::SharedLink { .. } => Self::SharedLinks,
+            Step::Lease => Self::BehindLinks,
             Step::PodRedirect { .. }
             | Step::PodShaper { .. }
             | Step::Port { .. }
