@@ -89,10 +89,7 @@ fn one_of_many_adds_for_the_same_attachment_wins() -> anyhow::Result<()> {
     for row in
         ["tap", "bridge with everything", "macvlan", "macvtap", "vxlan", "none", "passt"].map(row_called)
     {
-        let stage = Stage::new(1)?;
-        let (config, who) = (stage.config(&row), stage.who(0)?);
-        stage.warm_up(&config, &who).context(row.name)?;
-        let before = stage.snapshot()?;
+        let (stage, config, who, before) = Stage::warm(&row, 1)?;
         let calls: Vec<_> = (0..16).map(|_| stage.call("ADD", &config, &who)).collect();
         let outcomes = at_once(&calls, |call| stage.run(call)).context(row.name)?;
         let results: Vec<Value> = outcomes.iter().filter_map(|outcome| outcome.result().ok()).collect();

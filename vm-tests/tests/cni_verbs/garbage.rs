@@ -46,10 +46,7 @@ fn what_is_not_valid_goes_and_all_else_stays() -> anyhow::Result<()> {
 
 #[test]
 fn list_of_the_valid_may_be_null_but_not_missing() -> anyhow::Result<()> {
-    let stage = Stage::new(1)?;
-    let (config, who) = (stage.config(&row_called("bridge with everything")), stage.who(0)?);
-    stage.warm_up(&config, &who)?;
-    let empty = stage.snapshot()?;
+    let (stage, config, who, empty) = Stage::warm(&row_called("bridge with everything"), 1)?;
     let result = stage.add(&config, &who)?;
     for (what, list) in [
         ("missing", None),
@@ -93,10 +90,7 @@ fn interfaces_of_one_container_are_told_apart() -> anyhow::Result<()> {
 #[test]
 fn pods_that_are_gone_leave_nothing() -> anyhow::Result<()> {
     for row in ROWS {
-        let stage = Stage::new(1)?;
-        let (config, who) = (stage.config(&row), stage.who(0)?);
-        stage.warm_up(&config, &who).context(row.name)?;
-        let before = stage.snapshot()?;
+        let (stage, config, who, before) = Stage::warm(&row, 1)?;
         let own = Own::new(&stage)?;
         stage.add(&config, &Who { netns: own.path.clone(), ..who }).context(row.name)?;
         own.end()?;

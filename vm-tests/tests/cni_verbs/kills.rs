@@ -27,10 +27,7 @@ fn is_killed_at(stage: &Stage, config: &Value, who: &Who, step: usize) -> anyhow
 
 /// Goes through the steps of a row; `next` is what comes after each death.
 fn at_every_step(row: &Row, next: impl Fn(&Stage, &Value, &Who) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let stage = Stage::new(2)?;
-    let (config, who) = (stage.config(row), stage.who(0)?);
-    stage.warm_up(&config, &who)?;
-    let before = stage.snapshot()?;
+    let (stage, config, who, before) = Stage::warm(row, 2)?;
     for step in 1..=MOST_STEPS {
         let what = || format!("{}, step {step}", row.name);
         if !is_killed_at(&stage, &config, &who, step).with_context(what)? {
@@ -128,10 +125,7 @@ fn nothing_is_left_wherever_an_add_is_killed() -> anyhow::Result<()> {
     for row in ["tap", "none", "bridge with everything", "ptp for a container", "macvlan", "macvtap", "vxlan"]
         .map(row_called)
     {
-        let stage = Stage::new(1)?;
-        let (config, who) = (stage.config(&row), stage.who(0)?);
-        stage.warm_up(&config, &who).context(row.name)?;
-        let before = stage.snapshot()?;
+        let (stage, config, who, before) = Stage::warm(&row, 1)?;
         for call in 1..=MOST_CALLS {
             let what = || format!("{}, up to system call {call}", row.name);
             let fate = tracer::kill_at(stage.command("ADD", &who)?, config.to_string().as_bytes(), call)?;
@@ -155,10 +149,7 @@ fn nothing_is_left_wherever_an_add_is_killed() -> anyhow::Result<()> {
 #[test]
 fn nothing_is_left_by_the_del_after_one_that_was_killed() -> anyhow::Result<()> {
     for row in ["tap", "bridge with everything", "vxlan"].map(row_called) {
-        let stage = Stage::new(1)?;
-        let (config, who) = (stage.config(&row), stage.who(0)?);
-        stage.warm_up(&config, &who).context(row.name)?;
-        let before = stage.snapshot()?;
+        let (stage, config, who, before) = Stage::warm(&row, 1)?;
         for call in 1..=MOST_CALLS {
             let what = || format!("{}, up to system call {call}", row.name);
             stage.add(&config, &who).with_context(what)?;

@@ -10,10 +10,7 @@ use crate::stage::{Stage, Who, with};
 #[test]
 fn second_add_is_refused_and_the_first_stays_whole() -> anyhow::Result<()> {
     for row in ROWS {
-        let stage = Stage::new(1)?;
-        let (config, who) = (stage.config(&row), stage.who(0)?);
-        stage.warm_up(&config, &who).context(row.name)?;
-        let before = stage.snapshot()?;
+        let (stage, config, who, before) = Stage::warm(&row, 1)?;
         let result = stage.add(&config, &who).context(row.name)?;
         stage.is_whole(&config, &who, &result).context(row.name)?;
         let during = stage.snapshot()?;
@@ -70,10 +67,7 @@ fn clear(stage: &Stage) -> anyhow::Result<()> {
 #[test]
 fn del_after_the_namespace_is_gone_leaves_nothing_on_the_node() -> anyhow::Result<()> {
     for row in ROWS {
-        let stage = Stage::new(1)?;
-        let (config, who) = (stage.config(&row), stage.who(0)?);
-        stage.warm_up(&config, &who).context(row.name)?;
-        let before = stage.snapshot()?;
+        let (stage, config, who, before) = Stage::warm(&row, 1)?;
         let own = Own::new(&stage)?;
         let who = Who { netns: own.path.clone(), ..who };
         stage.add(&config, &who).context(row.name)?;
@@ -90,10 +84,7 @@ fn del_after_the_namespace_is_gone_leaves_nothing_on_the_node() -> anyhow::Resul
 #[test]
 fn namespace_may_be_that_of_a_process() -> anyhow::Result<()> {
     for row in ROWS {
-        let stage = Stage::new(1)?;
-        let (config, who) = (stage.config(&row), stage.who(0)?);
-        stage.warm_up(&config, &who).context(row.name)?;
-        let before = stage.snapshot()?;
+        let (stage, config, who, before) = Stage::warm(&row, 1)?;
         for ends_before in [false, true] {
             let what = || format!("{}, the process ended before: {ends_before}", row.name);
             let mut process =
@@ -127,10 +118,7 @@ fn namespace_may_be_that_of_a_process() -> anyhow::Result<()> {
 /// A pod that may moves its end of the pair, and gives its index to another link.
 #[test]
 fn del_of_a_pair_whose_end_the_pod_moved_takes_that_pair_and_no_other() -> anyhow::Result<()> {
-    let stage = Stage::new(2)?;
-    let (config, who) = (stage.config(&row_called("bridge with everything for a container")), stage.who(0)?);
-    stage.warm_up(&config, &who)?;
-    let before = stage.snapshot()?;
+    let (stage, config, who, before) = Stage::warm(&row_called("bridge with everything for a container"), 2)?;
     stage.add(&config, &who)?;
     let moved = "index=$(ip -o link show net1 | cut -d: -f1); ip link set net1 netns $OTHER; \
                  ip link add decoy index $index type veth peer name decoy1";
@@ -145,10 +133,7 @@ fn del_of_a_pair_whose_end_the_pod_moved_takes_that_pair_and_no_other() -> anyho
 #[test]
 fn del_without_a_journal_leaves_nothing() -> anyhow::Result<()> {
     for row in ROWS {
-        let stage = Stage::new(1)?;
-        let (config, who) = (stage.config(&row), stage.who(0)?);
-        stage.warm_up(&config, &who).context(row.name)?;
-        let before = stage.snapshot()?;
+        let (stage, config, who, before) = Stage::warm(&row, 1)?;
         let result = stage.add(&config, &who).context(row.name)?;
         std::fs::remove_dir_all(stage.node.state()).context("lose the state folder")?;
         let failure = stage.check(&config, &who, &result)?.failure().context(row.name)?;

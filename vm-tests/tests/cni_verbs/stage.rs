@@ -59,6 +59,16 @@ impl Stage {
         Ok(Self { node, plugin: Plugin::new(program), devices })
     }
 
+    /// A stage on which the row's attachment of the first pod has come and gone once, and how all looks since: what others
+    /// share of it stays, a bridge for one.
+    pub(crate) fn warm(row: &Row, pods: usize) -> anyhow::Result<(Self, Value, Who, Snapshot)> {
+        let stage = Self::new(pods)?;
+        let (config, who) = (stage.config(row), stage.who(0)?);
+        stage.warm_up(&config, &who).context(row.name)?;
+        let before = stage.snapshot()?;
+        Ok((stage, config, who, before))
+    }
+
     /// The pod's interface, under a container's name that only it has.
     pub(crate) fn who(&self, pod: usize) -> anyhow::Result<Who> {
         Ok(Who { container: format!("c0ffee{pod:02}"), netns: self.node.netns(pod)? })

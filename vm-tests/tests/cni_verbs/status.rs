@@ -141,10 +141,7 @@ const NO_TUN: &str =
 #[test]
 fn missing_dev_net_tun_is_named() -> anyhow::Result<()> {
     for row in ["tap", "none", "bridge", "ptp", "vxlan"].map(row_called) {
-        let stage = Stage::new(1)?;
-        let (config, who) = (stage.config(&row), stage.who(0)?);
-        stage.warm_up(&config, &who).context(row.name)?;
-        let before = stage.snapshot()?;
+        let (stage, config, who, before) = Stage::warm(&row, 1)?;
         for call in [stage.network_call("STATUS", &config), stage.call("ADD", &config, &who)] {
             let failure = stage.run_within(NO_TUN, &call)?.failure().context(row.name)?;
             ensure!(failure.code == 50 && failure.msg.contains("/dev/net/tun"), "{}: {failure}", row.name);
