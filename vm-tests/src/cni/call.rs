@@ -16,7 +16,7 @@ use super::{Node, Outcome, Place};
 use crate::lab::wait_for;
 
 /// A call takes milliseconds; delegates may wait for a bridge's port for a few seconds.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Where plugins that need other programs find them.
 const PROGRAMS: &str = "/usr/sbin:/usr/bin:/sbin:/bin";

@@ -12,7 +12,7 @@ use crate::lab::{Bare, Namespace, wait_for};
 pub const REFERENCE: &str = "/usr/lib/cni";
 
 /// For what the kernel does after it has answered: carriers, addresses that follow them.
-const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// A node with pods that have no network yet.
 #[derive(Debug)]
