@@ -10,7 +10,7 @@ use crate::journal::{Journal, RULES, SHARED_LINKS, Step, Store};
 use crate::namespace::Namespace;
 use crate::netlink::{Change, Details, Link, Netlink};
 use crate::nft::{Nft, NftError};
-use crate::protocol::{CniError, Config, Environment, MacAddress};
+use crate::protocol::{CniError, Config, Environment, MacAddress, with_source};
 use crate::sysctl::{self, SysctlError};
 
 /// Whether the node sends to 127.0.0.0/8 by this link.
@@ -36,37 +36,34 @@ pub struct Undo<'a> {
 impl Undo<'_> {
     /// Undoes all it can, and returns why the rest could not be.
     pub fn steps(&mut self, steps: &[Step]) -> Vec<CniError> {
-        let mut failures = Vec::new();
-        let of = |turn: Turn| steps.iter().rev().filter(move |step| Turn::of(step) == turn);
-        for step in of(Turn::BeforeLinks) {
-            let result = self.step(step);
-            self.note(step, result, &mut failures);
-        }
-        let links: Vec<_> = of(Turn::Links).collect();
+        let of = |turn| steps.iter().rev().filter(|step| Turn::of(step) == turn).collect::<Vec<_>>();
+        let mut failures = self.each(&of(Turn::BeforeLinks));
+        let links = of(Turn::Links);
         let results = [self.pod_links(&links), self.host_links(&links)];
         if results.iter().all(Result::is_ok) {
             links.iter().for_each(|step| self.journal.undone(step));
         }
-        let shared: Vec<_> = of(Turn::SharedLinks).collect();
+        let shared = of(Turn::SharedLinks);
         for error in results.into_iter().chain([self.shared_links(&shared)]).filter_map(Result::err) {
             tracing::warn!(?links, ?shared, %error, "could not be undone");
             failures.push(error);
         }
-        for step in of(Turn::BehindLinks) {
-            let result = self.step(step);
-            self.note(step, result, &mut failures);
-        }
+        failures.extend(self.each(&of(Turn::BehindLinks)));
         failures
     }
 
-    fn note(&mut self, step: &Step, result: Result<(), CniError>, failures: &mut Vec<CniError>) {
-        match result {
-            Ok(()) => self.journal.undone(step),
-            Err(error) => {
-                tracing::warn!(?step, %error, "could not be undone");
-                failures.push(error);
+    fn each(&mut self, steps: &[&Step]) -> Vec<CniError> {
+        let mut failures = Vec::new();
+        for step in steps {
+            match self.step(step) {
+                Ok(()) => self.journal.undone(step),
+                Err(error) => {
+                    tracing::warn!(?step, %error, "could not be undone");
+                    failures.push(error);
+                }
             }
         }
+        failures
     }
 
     /// Removes the links in the pod, and with them the pairs of which one end is there.
@@ -128,7 +125,7 @@ impl Undo<'_> {
             }),
             Step::Port { name } => self.port(name),
             Step::LocalRoute { link } => self.local_route(step, link),
-            Step::Rules => self.rules(),
+            Step::Rules => remove_rules(self.store, &self.attachment.id()),
             Step::DeviceNode { path } if !is_of_a_tap(path) => {
                 let shown = path.display();
                 Err(CniError::internal(format!("a journal names {shown}, which is no tap's device node")))
@@ -167,15 +164,6 @@ impl Undo<'_> {
             (end.details == Details::Veth, end.parent, end.parent_elsewhere) == (true, Some(link.index), true)
         };
         Ok(end.filter(is_its_end).map(|end| end.index))
-    }
-
-    fn rules(&self) -> Result<(), CniError> {
-        let _alone = self.store.lock_shared(RULES)?;
-        match Nft::open().and_then(|mut nft| nft.remove(&self.attachment.id())) {
-            // A kernel without nf_tables has none of ours.
-            Ok(_) | Err(NftError::Unavailable { .. }) => Ok(()),
-            Err(error) => Err(CniError::internal(format!("removing rules: {error}"))),
-        }
     }
 
     fn port(&mut self, name: &str) -> Result<(), CniError> {
@@ -237,6 +225,16 @@ impl Undo<'_> {
         let inside = Netlink::within(pod)?;
         let Some(link) = inside.link(name)? else { return Ok(()) };
         work(&inside, link)
+    }
+}
+
+/// Removes the rules that bear the mark of the attachment with this id.
+pub fn remove_rules(store: &Store, id: &str) -> Result<(), CniError> {
+    let _alone = store.lock_shared(RULES)?;
+    match Nft::open().and_then(|mut nft| nft.remove(id)) {
+        // A kernel without nf_tables has none of ours.
+        Ok(_) | Err(NftError::Unavailable { .. }) => Ok(()),
+        Err(error) => Err(CniError::internal(format!("removing rules: {}", with_source(&error)))),
     }
 }
 

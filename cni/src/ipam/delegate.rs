@@ -122,8 +122,8 @@ fn spawn(program: &Path, verb: Command, environment: &Environment, config: &[u8]
 ///
 /// By SIGKILL, as `Running` does: a program that would first finish its work could give an address to an attachment that
 /// was removed meanwhile. What it leaves half done is what DEL undoes. Not reached are children of its own, and a program
-/// with privileges of its own (setuid, capabilities of the file), at whose start the kernel forgets this (prctl(2), PR_SET_PDEATHSIG). The signal
-/// comes when the thread that starts it ends; there is but one.
+/// with privileges of its own (setuid, capabilities of the file), at whose start the kernel forgets this (prctl(2),
+/// PR_SET_PDEATHSIG). The signal comes when the thread that starts it ends; there is but one.
 fn dies_with(command: &mut Program, parent: Pid) {
     let tie = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;

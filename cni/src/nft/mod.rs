@@ -156,13 +156,9 @@ impl Nft {
         self.patiently("forget flows", |nft| conntrack::forget_udp(&mut nft.transport, family, &ports))
     }
 
-    /// The ids of all attachments that have rules which are marked as this network's, for GC. None where the kernel has no
-    /// nf_tables.
+    /// The ids of all attachments that have rules which are marked as this network's, for GC.
     pub fn attachments_of(&mut self, network: &str) -> Result<BTreeSet<String>, NftError> {
-        let found = match self.patiently("list rules", |nft| nft.listing(None)) {
-            Err(NftError::Unavailable { .. }) => return Ok(BTreeSet::new()),
-            listed => listed?.1,
-        };
+        let (_, found) = self.patiently("list rules", |nft| nft.listing(None))?;
         let of_it = found.iter().filter(|found| found.network.as_deref() == Some(network));
         Ok(of_it.filter_map(|found| id_of(&found.comment)).map(str::to_owned).collect())
     }

@@ -10,6 +10,7 @@ use crate::journal::{Entry, RULES, Store};
 use crate::netlink::Netlink;
 use crate::nft::{Nft, NftError};
 use crate::protocol::{CniError, Config, Environment, with_source};
+use crate::undo::remove_rules;
 use crate::wiring::Settings;
 
 pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniError> {
@@ -43,10 +44,16 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<(), CniE
 /// `/run`, while the rules stayed. Which network and folder an attachment is of is marked on its rules.
 fn rules_of_nobody(store: &Store, config: &Config, valid: &[(String, String)]) -> Result<(), CniError> {
     let network = network_id(&config.name, store.directory());
-    let mut left = match with_rules(store, |nft| nft.attachments_of(&network)) {
+    let listed = {
+        let _alone = store.lock_shared(RULES)?;
+        Nft::open().and_then(|mut nft| nft.attachments_of(&network))
+    };
+    let mut left = match listed {
         // A kernel without nf_tables has none of ours.
-        Ok(Err(NftError::Unavailable { .. })) => return Ok(()),
-        listed => listed?.map_err(|error| failed("listing", &error))?,
+        Err(NftError::Unavailable { .. }) => return Ok(()),
+        listed => {
+            listed.map_err(|error| CniError::internal(format!("listing rules: {}", with_source(&error))))?
+        }
     };
     for (container, interface) in valid {
         let (network, container, interface) = (config.name.clone(), container.clone(), interface.clone());
@@ -60,20 +67,8 @@ fn rules_of_nobody(store: &Store, config: &Config, valid: &[(String, String)]) -
             continue;
         }
         tracing::info!(id, "removing rules of an attachment that nobody knows");
-        with_rules(store, |nft| nft.remove(&id))?.map_err(|error| failed("removing", &error))?;
+        remove_rules(store, &id)?;
         journal.remove()?;
     }
     Ok(())
-}
-
-fn with_rules<T>(
-    store: &Store,
-    work: impl FnOnce(&mut Nft) -> Result<T, NftError>,
-) -> Result<Result<T, NftError>, CniError> {
-    let _alone = store.lock_shared(RULES)?;
-    Ok(Nft::open().and_then(|mut nft| work(&mut nft)))
-}
-
-fn failed(doing: &str, error: &NftError) -> CniError {
-    CniError::internal(format!("{doing} rules: {}", with_source(error)))
 }

@@ -53,10 +53,7 @@ const WAYS: [Way; 3] = [
 
 #[test]
 fn address_goes_back_when_ipam_is_another_by_then() -> anyhow::Result<()> {
-    let stage = Stage::new(1)?;
-    let (config, who) = (config(&stage), stage.who(0)?);
-    stage.warm_up(&config, &who)?;
-    let before = stage.snapshot()?;
+    let (stage, config, who, before) = Stage::warm_with(config, 1)?;
     for (change, changed) in CHANGES {
         let changed = with(&config, "ipam", changed(&stage));
         for (way, run) in WAYS {
@@ -115,10 +112,7 @@ fn journal(stage: &Stage) -> anyhow::Result<(std::path::PathBuf, String)> {
 /// Its header is all that differs.
 #[test]
 fn journal_of_the_version_before_is_undone_with_the_configuration_at_hand() -> anyhow::Result<()> {
-    let stage = Stage::new(1)?;
-    let (config, who) = (config(&stage), stage.who(0)?);
-    stage.warm_up(&config, &who)?;
-    let before = stage.snapshot()?;
+    let (stage, config, who, before) = Stage::warm_with(config, 1)?;
     for (way, run) in WAYS {
         stage.add(&config, &who).context(way)?;
         let (path, text) = journal(&stage)?;

@@ -59,12 +59,20 @@ impl Stage {
         Ok(Self { node, plugin: Plugin::new(program), devices })
     }
 
-    /// A stage on which the row's attachment of the first pod has come and gone once, and how all looks since: what others
-    /// share of it stays, a bridge for one.
+    /// [`Self::warm_with`] the configuration of a row.
     pub(crate) fn warm(row: &Row, pods: usize) -> anyhow::Result<(Self, Value, Who, Snapshot)> {
+        Self::warm_with(|stage| stage.config(row), pods).context(row.name)
+    }
+
+    /// A stage on which the configuration's attachment of the first pod has come and gone once, and how all looks since:
+    /// what others share of it stays, a bridge for one.
+    pub(crate) fn warm_with(
+        config: impl FnOnce(&Self) -> Value,
+        pods: usize,
+    ) -> anyhow::Result<(Self, Value, Who, Snapshot)> {
         let stage = Self::new(pods)?;
-        let (config, who) = (stage.config(row), stage.who(0)?);
-        stage.warm_up(&config, &who).context(row.name)?;
+        let (config, who) = (config(&stage), stage.who(0)?);
+        stage.warm_up(&config, &who)?;
         let before = stage.snapshot()?;
         Ok((stage, config, who, before))
     }
